@@ -1,0 +1,13 @@
+"""FlowMapSR as a plain torch library: load a model, upscale an image.
+
+    model = load_model("built-in")
+    image = upscale(model, image, scale=4.0, steps=2)   # (B, 3, H, W) float in [0, 1], in and out
+"""
+
+from .checkpoint import load_model, save_checkpoint
+from .errors import UserError
+from .lora import merge_lora
+from .model import FlowMap
+from .upscale import upscale
+
+__all__ = ["FlowMap", "UserError", "load_model", "merge_lora", "save_checkpoint", "upscale"]

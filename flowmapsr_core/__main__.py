@@ -1,0 +1,7 @@
+"""``python -m flowmapsr.flowmapsr_core``: the same as the ``flowmapsr`` command."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,69 @@
+"""A flow-map model: network, codec and the embeddings of its two prompts, as one module."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .codecs import CODECS
+from .flow import Velocity
+from .networks import NETWORKS
+
+POSITIVE_PROMPT = (
+    "a high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting"
+)
+NEGATIVE_PROMPT = (
+    "oil painting, cartoon, blur, dirty, messy, low quality, deformation, low resolution, oversmooth"
+)
+
+
+class FlowMap(nn.Module):
+    """Network, codec and prompts; what a checkpoint holds.
+
+    Attributes:
+        network: predicts the average velocity.
+        codec: between images in [0, 1] and latents.
+        prompts: embeddings "positive" and "negative", each (prompt_dim,).
+        info: the checkpoint's descriptive metadata (title, training summary...), str to anything JSON can hold.
+    """
+
+    def __init__(self, network: nn.Module, codec: Any, info: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.codec = codec
+        self.info = info or {}
+        if network.channels != codec.channels:
+            raise ValueError(f"the network takes {network.channels} channels, the codec gives {codec.channels}")
+        dim = network.config.prompt_dim
+        self.prompts = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in ("positive", "negative")})
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], info: dict[str, Any] | None = None) -> "FlowMap":
+        """Build with fresh weights from what :meth:`config` returned."""
+        network, codec = dict(config["network"]), dict(config["codec"])
+        network_type, codec_type = NETWORKS[network.pop("type")], CODECS[codec.pop("type")]
+        return cls(network_type(network_type.Config(**network)), codec_type(**codec), info)
+
+    def config(self) -> dict[str, Any]:
+        """Everything needed to rebuild the module, as JSON data."""
+        return {
+            "network": {"type": type(self.network).__name__, **dataclasses.asdict(self.network.config)},
+            "codec": {"type": type(self.codec).__name__, **dataclasses.asdict(self.codec)},
+            "prompts": {"positive": POSITIVE_PROMPT, "negative": NEGATIVE_PROMPT},
+        }
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor, guidance: Tensor, negative: Tensor) -> Tensor:
+        """Average velocity u of x (B, C, H, W); t, s, guidance (B,) float32, negative (B,) bool picks the prompt."""
+        prompt = torch.where(negative[:, None], self.prompts["negative"], self.prompts["positive"])
+        return self.network(x, t, s, prompt, guidance)
+
+    def velocity(self, guidance: float = 1.0) -> Velocity:
+        """u(x, t, s) with the positive prompt and a guidance scale bound, evaluated in the weights' dtype."""
+        dtype = next(self.parameters()).dtype
+
+        def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            w = torch.full_like(t, guidance)
+            return self(x.to(dtype), t, s, w, torch.zeros_like(t, dtype=torch.bool)).to(x.dtype)
+
+        return u

@@ -1,0 +1,126 @@
+"""16 bits per sample: Pillow decodes them but keeps only 8 in colour, and writes none in colour.
+
+Its raw modes ``;16B`` and ``;16L`` name a byte order and keep the high byte of each sample. Told the opposite order,
+they keep the low byte: two decodings give all 16 bits.
+"""
+
+import struct
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+PNG_COLOR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels: gray, gray + alpha, RGB, RGBA
+EXIF_IFD, GPS_IFD, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 700, 34675
+
+
+def read_sixteen_bit(path: Path) -> np.ndarray | None:
+    """Samples (H, W, C) uint16 of a 16-bit PNG or TIFF, None for any other image."""
+    with Image.open(path) as image:
+        raw_mode = _raw_mode(image)
+        if image.mode.startswith("I;16") or raw_mode == "I;16B":
+            return np.asarray(image).astype(np.uint16)[:, :, None]
+        if raw_mode == "LA;16B":
+            # four bytes a pixel, like 8-bit RGBA: gray high and low, alpha high and low
+            _decode_as(image, "RGBA")
+            return np.asarray(image).view(">u2").astype(np.uint16)
+    base, _, order = raw_mode.partition(";16")
+    if base not in ("RGB", "RGBA") or order not in ("B", "L", "N"):
+        return None
+    halves = {}
+    for tried in "BL":
+        with Image.open(path) as image:
+            _decode_as(image, f"{base};16{tried}")
+            halves[tried] = np.asarray(image).astype(np.uint16)
+    little = order == "L" or (order == "N" and sys.byteorder == "little")
+    high, low = (halves["L"], halves["B"]) if little else (halves["B"], halves["L"])
+    return high << 8 | low
+
+
+def write_sixteen_bit(samples: np.ndarray, path: Path, file_format: str, metadata: dict[str, Any]) -> None:
+    """Write samples (H, W, 1 to 4) uint16 as ``PNG`` or ``TIFF`` with what Pillow's metadata keywords hold."""
+    (_write_png if file_format == "PNG" else _write_tiff)(samples, path, metadata)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    tiles = getattr(image, "tile", None)
+    if not tiles or image.format not in ("PNG", "TIFF"):
+        return ""
+    arguments = tiles[0][3]
+    return arguments if isinstance(arguments, str) else arguments[0]
+
+
+def _decode_as(image: Any, raw_mode: str) -> None:
+    def swapped(arguments: Any) -> Any:
+        return raw_mode if isinstance(arguments, str) else (raw_mode, *arguments[1:])
+
+    image.tile = [tile._replace(args=swapped(tile.args)) for tile in image.tile]
+
+
+def _write_png(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
+    """PNG (RFC 2083): every row with filter 2 (up), which suits photographs well enough and vectorises."""
+    height, width, channels = samples.shape
+    rows = samples.astype(">u2").view(np.uint8).reshape(height, -1)
+    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = 2
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOR_TYPE[channels], 0, 0, 0)
+    with path.open("wb") as file:
+
+        def chunk(kind: bytes, data: bytes) -> None:
+            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+        file.write(b"\x89PNG\r\n\x1a\n")
+        chunk(b"IHDR", header)
+        if "icc_profile" in metadata:
+            chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata["icc_profile"]))
+        if "dpi" in metadata:
+            per_metre = [round(float(dpi) / 0.0254) for dpi in metadata["dpi"]]
+            chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+        if "exif" in metadata:
+            chunk(b"eXIf", metadata["exif"].removeprefix(b"Exif\0\0"))
+        if "xmp" in metadata:
+            chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata["xmp"])
+        chunk(b"IDAT", zlib.compress(filtered.tobytes(), 4))
+        chunk(b"IEND", b"")
+
+
+def _write_tiff(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
+    """Little-endian TIFF 6.0, one deflated strip. Gray with alpha becomes RGBA: Pillow reads no such TIFF."""
+    if samples.shape[2] == 2:
+        samples = samples[:, :, [0, 0, 0, 1]]
+    height, width, channels = samples.shape
+    data = zlib.compress(samples.astype("<u2").tobytes(), 4)
+    ifd = TiffImagePlugin.ImageFileDirectory_v2()
+    if "exif" in metadata:
+        exif = Image.Exif()
+        exif.load(metadata["exif"])
+        for tag, value in exif.items():
+            ifd[tag] = value
+        for tag in (EXIF_IFD, GPS_IFD):
+            if values := exif.get_ifd(tag):
+                ifd[tag] = dict(values)
+    ifd[TiffImagePlugin.IMAGEWIDTH], ifd[TiffImagePlugin.IMAGELENGTH] = width, height
+    ifd[TiffImagePlugin.BITSPERSAMPLE] = (16,) * channels
+    ifd[TiffImagePlugin.COMPRESSION] = 8  # Adobe deflate
+    ifd[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 2 if channels >= 3 else 1
+    ifd[TiffImagePlugin.SAMPLESPERPIXEL] = channels
+    ifd[TiffImagePlugin.ROWSPERSTRIP] = height
+    ifd[TiffImagePlugin.STRIPOFFSETS], ifd[TiffImagePlugin.STRIPBYTECOUNTS] = 0, len(data)
+    ifd[TiffImagePlugin.PLANAR_CONFIGURATION] = 1
+    if channels == 4:
+        ifd[TiffImagePlugin.EXTRASAMPLES] = 2  # unassociated alpha
+    if "dpi" in metadata:
+        ifd[TiffImagePlugin.RESOLUTION_UNIT] = 2  # inches
+        ifd[TiffImagePlugin.X_RESOLUTION], ifd[TiffImagePlugin.Y_RESOLUTION] = metadata["dpi"]
+    for key, tag in (("icc_profile", ICC_TAG), ("xmp", XMP_TAG)):
+        if key in metadata:
+            ifd.tagtype[tag] = TiffImagePlugin.TiffTags.UNDEFINED
+            ifd[tag] = metadata[key]
+    with path.open("wb") as file:
+        ifd.save(file)
+        file.write(data)

@@ -1,0 +1,136 @@
+"""The whole chain: resize, encode, sample, decode, match colours."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .color import check_color, match_color
+from .errors import UserError
+from .flow import Velocity, check_steps, posterior_mean, sample
+from .looks import Look, find_look
+from .memory import default_tile
+from .model import FlowMap
+from .preview import Preview
+from .resize import resize
+from .tiling import Box, HaloTiling
+
+MIN_SIDE = 4
+MAX_SCALE = 8
+MAX_GUIDANCE = 8.0
+
+Progress = Callable[[int, int, Callable[[], Tensor]], None]
+
+
+@torch.inference_mode()
+def upscale(
+    model: FlowMap,
+    image: Tensor,
+    scale: float = 4.0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    *,
+    look: str = "balanced",
+    size: tuple[int, int] | None = None,
+    color: str = "lr-residual",
+    color_strength: float = 1.0,
+    tile: int | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Upscale photographs.
+
+    Args:
+        model: from :func:`flowmapsr.flowmapsr_core.load_model`; it is evaluated on its device and in its dtype.
+        image: (B, 3, H, W) float in [0, 1]; every image of the batch is upscaled.
+        scale: factor from 1 to 8, any fraction; the output is ``round(scale * side)``.
+        steps: network evaluations, a power of two; default the look's (2 for ``balanced``).
+        guidance: guidance scale from 1 (none) to 8; default the look's.
+        look: ``faithful``, ``balanced`` or ``vivid``. ``faithful`` without ``steps`` reads the posterior mean.
+        size: exact output (height, width) in place of ``scale``.
+        color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.color.match_color`.
+        tile: side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With a
+            ``LocalNet`` the result is the same for any value.
+        progress: called as ``progress(done, total, preview)`` after every tile; ``preview()`` gives the picture as it
+            stands, (1, 3, h, w) in [0, 1], small. Raise from it to cancel.
+
+    Returns:
+        (B, 3, round(scale * H), round(scale * W)) float32 in [0, 1], on the image's device.
+
+    Raises:
+        UserError: an argument is out of its range, or the image is smaller than 4 px.
+    """
+    size = output_size(image, scale, size)
+    settings = override(find_look(look), steps, guidance)
+    check_color(color, color_strength)
+    weights = next(model.parameters())
+    if tile is None:
+        tile = default_tile(model, size, weights.device, weights.dtype)
+    align = model.codec.factor * model.network.stride
+    padding = -size[0] % align, -size[1] % align
+    tiling = HaloTiling.for_network(model.network, -(-tile // model.codec.factor))
+    cells = [(side + more) // model.codec.factor for side, more in zip(size, padding, strict=True)]
+    total, done = len(image) * settings.steps * len(tiling.boxes(*cells)), 0
+
+    def on_tile(box: Box, x: Tensor, velocity: Tensor, t: Tensor) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            preview.on_tile(box, x, velocity, t)
+            progress(done, total, preview.image)
+
+    u = tiling.velocity(model.velocity(settings.guidance), on_tile)
+    results = []
+    for lr in image.float().split(1):
+        lr = lr.to(weights.device)
+        x1 = F.pad(resize(lr, size).clamp_(0, 1), (0, padding[1], 0, padding[0]), mode="replicate")
+        x1 = model.codec.encode(x1)
+        preview = Preview(model.codec, x1)
+        x0 = run(u, x1, settings)
+        del x1
+        sr = model.codec.decode(x0)[..., : size[0], : size[1]]
+        del x0
+        results.append(match_color(sr, lr, color, color_strength).clamp_(0, 1).to(image.device))
+        del sr
+    return torch.cat(results) if len(results) > 1 else results[0]
+
+
+def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Exact output (height, width) for an image (B, 3, H, W); :class:`UserError` where there is none."""
+    if image.dim() != 4 or image.shape[1] != 3:
+        raise UserError(f"the image has shape {tuple(image.shape)}; give (batch, 3, height, width)")
+    height, width = image.shape[-2:]
+    if min(height, width) < MIN_SIDE:
+        raise UserError(
+            f"the image is {width}x{height} pixels; the smallest that can be upscaled is {MIN_SIDE}x{MIN_SIDE}"
+        )
+    if size is None:
+        if not 1 <= scale <= MAX_SCALE:
+            raise UserError(f"the scale is {scale:g}; use a factor from 1 to {MAX_SCALE}")
+        return round(scale * height), round(scale * width)
+    if not all(side <= wanted <= MAX_SCALE * side for side, wanted in zip((height, width), size, strict=True)):
+        raise UserError(
+            f"{size[1]}x{size[0]} is not 1 to {MAX_SCALE} times the image's {width}x{height}; choose a size in between"
+        )
+    return size
+
+
+def override(look: Look, steps: int | None, guidance: float | None) -> Look:
+    """A look with single settings replaced; asking for steps means sampling, not the posterior mean."""
+    changed = look
+    if steps is not None:
+        check_steps(steps)
+        changed = replace(changed, steps=steps, posterior_mean=False)
+    if guidance is not None:
+        if not 1 <= guidance <= MAX_GUIDANCE:
+            raise UserError(f"guidance is {guidance:g}; use a value from 1 (none) to {MAX_GUIDANCE:g}")
+        changed = replace(changed, guidance=guidance)
+    return changed
+
+
+def run(u: Velocity, x1: Tensor, settings: Look) -> Tensor:
+    """HR latent from an LR latent, both (B, C, H, W)."""
+    if settings.posterior_mean:
+        return posterior_mean(u, x1, torch.ones(len(x1), device=x1.device))
+    return sample(u, x1, settings.steps)

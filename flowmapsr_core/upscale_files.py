@@ -1,0 +1,118 @@
+"""Upscaling of files and folders: what goes where, one after another, with a progress bar."""
+
+from argparse import Namespace
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .checkpoint import load_model
+from .color import check_color
+from .device import find_device, find_dtype
+from .errors import UserError
+from .image_io import READABLE, WRITABLE, check_writable, read_picture, write_picture
+from .lora import merge_lora
+from .looks import find_look
+from .model import FlowMap
+from .resize import resize
+from .upscale import MAX_SCALE, override, upscale
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to upscale."""
+
+    source: Path
+    target: Path
+
+
+def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
+    """Pair every input image with its output file.
+
+    One input file and an output with an image extension: that file. Anything else: ``output`` is a folder, files
+    keep their names (a folder's files also their place in it), and formats that cannot be written become PNG.
+
+    Raises :class:`UserError` if nothing is to be done, two results would get the same name, or one its source's.
+    """
+    if len(inputs) == 1 and not inputs[0].is_dir() and output.suffix and not output.is_dir():
+        check_writable(output)
+        jobs = [Job(inputs[0], output)]
+    else:
+        if output.suffix.lower() in WRITABLE and not output.is_dir():
+            raise UserError(f"{output} is one file for several images; give a folder")
+        jobs = []
+        for source in inputs:
+            root, files = source.parent, [source]
+            if source.is_dir():
+                root = source
+                files = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in READABLE)
+                if not files:
+                    raise UserError(f"{source} holds no images ({', '.join(sorted(READABLE))})")
+            jobs += [Job(file, output / _named(file.relative_to(root))) for file in files]
+        check_writable(output / "image.png")
+    targets: dict[Path, Path] = {}
+    for job in jobs:
+        other = targets.setdefault(job.target, job.source)
+        if other != job.source:
+            raise UserError(f"{other} and {job.source} would both become {job.target}; upscale them separately")
+        if job.target.resolve() == job.source.resolve():
+            raise UserError(f"{job.target} is the input itself; choose another output")
+    return jobs
+
+
+def run_jobs(jobs: list[Job], options: Namespace) -> list[UserError]:
+    """Upscale every job with the command's options; returns what went wrong with single images.
+
+    Raises :class:`UserError` for anything wrong with the options or the model.
+    """
+    settings = override(find_look(options.look), options.steps, options.guidance)
+    check_color(options.color, options.color_strength)
+    if not options.long_edge and not options.size and not 1 <= options.scale <= MAX_SCALE:
+        raise UserError(f"the scale is {options.scale:g}; use a factor from 1 to {MAX_SCALE}")
+    if options.tile is not None and options.tile < 0:
+        raise UserError(f"the tile is {options.tile}; use a side in pixels, or 0 for no tiles")
+    device = find_device(options.device)
+    model = load_model(options.model, device, find_dtype(options.dtype, device))
+    if options.lora:
+        merge_lora(model, options.lora, settings.lora_scale if options.lora_scale is None else options.lora_scale)
+    failures = []
+    for number, job in enumerate(jobs, 1):
+        title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
+        with tqdm(desc=title, unit="tile", disable=options.quiet, leave=len(jobs) == 1) as bar:
+            try:
+                _upscale_file(model, job, options, bar)
+            except UserError as error:
+                message = str(error)
+                failures.append(error if str(job.source) in message else UserError(f"{job.source}: {message}"))
+    return failures
+
+
+def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> None:
+    def progress(done: int, total: int, preview: object) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    picture = read_picture(job.source)
+    size = options.size
+    if options.long_edge:
+        height, width = picture.color.shape[-2:]
+        size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
+    try:
+        color = upscale(
+            model, picture.color, options.scale, options.steps, options.guidance, look=options.look, size=size,
+            color=options.color, color_strength=options.color_strength, tile=options.tile, progress=progress,
+        )  # fmt: skip
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError("not enough memory; use a smaller --tile or --scale") from error
+    if picture.gray:
+        color = color.mean(dim=1, keepdim=True).expand_as(color)
+    alpha: Tensor | None = picture.alpha
+    if alpha is not None:
+        alpha = resize(alpha, (color.shape[-2], color.shape[-1])).clamp_(0, 1)
+    write_picture(replace(picture, color=color, alpha=alpha), job.target)
+
+
+def _named(path: Path) -> Path:
+    return path if path.suffix.lower() in WRITABLE else path.with_name(path.name + ".png")

@@ -1,0 +1,1 @@
+"""Training of flow maps: ``python -m flowmapsr.trainer RECIPE.toml``."""

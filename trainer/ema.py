@@ -1,0 +1,29 @@
+"""Exponential moving average of the weights: the teacher of self-distillation, and what is exported."""
+
+import copy
+from typing import Any
+
+import torch
+
+from ..flowmapsr_core.model import FlowMap
+
+
+class Ema:
+    """A copy of a model whose weights follow it with a decay that rises to ``decay`` over the first steps."""
+
+    def __init__(self, model: FlowMap, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: FlowMap, step: int) -> None:
+        """Move towards ``model`` after optimiser step ``step`` (from 0)."""
+        decay = min(self.decay, (step + 1) / (step + 10))
+        averaged, current = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state)

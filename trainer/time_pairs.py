@@ -1,0 +1,51 @@
+"""Which times (t, s) a training sample gets: dyadic levels, as in shortcut models."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class TimePairs:
+    """Distribution of the time pairs.
+
+    Attributes:
+        levels: K; jumps have lengths 2^0 ... 2^-(K-1), and the finest grid is 2^-K.
+        coarse: how much likelier each jump length is than the one half as long; 1 is uniform over the levels.
+        start: share of flow-matching samples at t = 1, where sampling starts and the posterior mean is read.
+        jumps: share of samples that are jumps (self-distillation), once a stage has them.
+    """
+
+    levels: int = 7
+    coarse: float = 1.0
+    start: float = 0.0
+    jumps: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.levels <= 7:
+            raise ValueError("levels must be 1 to 7")
+        if self.coarse < 1:
+            raise ValueError("coarse must be at least 1")
+        if not (0 <= self.start <= 1 and 0 <= self.jumps <= 1):
+            raise ValueError("start and jumps are shares between 0 and 1")
+
+    @property
+    def finest(self) -> float:
+        """Step of the finest grid."""
+        return 2.0**-self.levels
+
+    def flow_matching(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """t on the finest grid, s = t; both (n,)."""
+        t = torch.randint(1, 2**self.levels + 1, (n,), generator=generator) * self.finest
+        t = torch.where(torch.rand(n, generator=generator) < self.start, torch.ones(n), t)
+        return t, t
+
+    def shortcut(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Level k in {0 .. K-1}, t in {1 .. 2^k} / 2^k, s = t - 2^-k; both (n,)."""
+        weights = self.coarse ** -torch.arange(self.levels, dtype=torch.float32)
+        shares = (weights / weights.sum()).cumsum(0)[:-1]
+        level = torch.bucketize(torch.rand(n, generator=generator), shares)
+        step = 2.0**-level
+        t = ((torch.rand(n, generator=generator) / step).floor() + 1) * step
+        return t, t - step
