@@ -1,7 +1,7 @@
 """FlowMapSR as a plain torch library: load a model, upscale an image.
 
-    model = load_model("built-in")
-    image = upscale(model, image, scale=4.0, steps=2)   # (B, 3, H, W) float in [0, 1], in and out
+model = load_model("built-in")
+image = upscale(model, image, scale=4.0, steps=2)   # (B, 3, H, W) float in [0, 1], in and out
 """
 
 from .checkpoint import load_model, save_checkpoint

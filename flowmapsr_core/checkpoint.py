@@ -122,7 +122,7 @@ def load_model(
         tensors = {name: file.get_tensor(name) for name in shapes}
     model.load_state_dict(tensors, assign=True)
     model.requires_grad_(False)
-    return model.to(device=device, dtype=dtype, memory_format=torch.channels_last).eval()
+    return model.to(device, dtype).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
 
 def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> FlowMap:
@@ -138,8 +138,8 @@ def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[in
     try:
         info["training"] = json.loads(metadata.get("training", "{}"))
         with torch.device("meta"):
-            model = FlowMap.from_config(json.loads(metadata["config"]), info)
-    except (KeyError, TypeError, ValueError) as error:
+            model = FlowMap.from_config(json.loads(metadata.get("config", "{}")), info)
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} has a configuration this FlowMapSR cannot build ({error}); update it") from error
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = [

@@ -124,9 +124,7 @@ def degrade(hr: Tensor, factor: float, stages: tuple[Degradation, ...], generato
     return image
 
 
-def to_hr_grid(
-    lr: Tensor, size: tuple[int, int], stages: tuple[Degradation, ...], generator: Generator
-) -> Tensor:
+def to_hr_grid(lr: Tensor, size: tuple[int, int], stages: tuple[Degradation, ...], generator: Generator) -> Tensor:
     """Resize an LR image (B, 3, h, w) back to the HR grid, as the training pairs of ``stages`` do; in [0, 1]."""
     last = stages[-1]
     image = resize(lr, size, _choice(last.upscale_modes, generator))
@@ -205,7 +203,7 @@ def _noise(image: Tensor, stage: Degradation, generator: Generator) -> Tensor:
     normal = torch.where(shared, normal[:, :1], normal)
     sigma = _uniform(batch, stage.gaussian_sigma, generator).reshape(-1, 1, 1, 1).to(device) / 255
     scale = _uniform(batch, stage.poisson_scale, generator).reshape(-1, 1, 1, 1).to(device)
-    # shot noise of an 8-bit image has variance image / 255; its normal approximation is exact enough above a count or two
+    # shot noise of an 8-bit image has variance image / 255; the normal approximation will do above a count or two
     poisson = scale * (image.clamp(0, 1) / 255).sqrt()
     deviation = torch.where(_chance(batch, stage.gaussian, generator).to(device), sigma, poisson)
     present = _chance(batch, stage.noise, generator).to(device)

@@ -27,7 +27,7 @@ def free_memory(device: torch.device) -> int:
         return 4 * 2**30
 
 
-def default_tile(model: FlowMap, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> int:
+def default_tile(model: FlowMap, size: tuple[int, int], device: torch.device) -> int:
     """Side of the largest tile, in output pixels, whose evaluation fits; 0 if the whole image does.
 
     Half of the free memory is left to the image itself and to other programs.
@@ -35,7 +35,7 @@ def default_tile(model: FlowMap, size: tuple[int, int], device: torch.device, dt
     budget = free_memory(device) // 2
     if device.type == "cpu":
         budget = min(budget, CPU_BUDGET)
-    pixels = budget / (model.network.floats_per_cell / model.codec.factor**2 * dtype.itemsize)
+    pixels = budget / (model.network.floats_per_cell / model.codec.factor**2 * model.dtype.itemsize)
     if size[0] * size[1] <= pixels:
         return 0
     align = model.network.stride * model.codec.factor

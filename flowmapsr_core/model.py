@@ -6,16 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .codecs import CODECS
+from .codecs import CODECS, PixelCodec
 from .flow import Velocity
-from .networks import NETWORKS
+from .networks import NETWORKS, LocalNet
 
-POSITIVE_PROMPT = (
-    "a high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting"
-)
-NEGATIVE_PROMPT = (
-    "oil painting, cartoon, blur, dirty, messy, low quality, deformation, low resolution, oversmooth"
-)
+POSITIVE_PROMPT = "a high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting"
+NEGATIVE_PROMPT = "oil painting, cartoon, blur, dirty, messy, low quality, deformation, low resolution, oversmooth"
 
 
 class FlowMap(nn.Module):
@@ -28,7 +24,10 @@ class FlowMap(nn.Module):
         info: the checkpoint's descriptive metadata (title, training summary...), str to anything JSON can hold.
     """
 
-    def __init__(self, network: nn.Module, codec: Any, info: dict[str, Any] | None = None) -> None:
+    network: LocalNet
+    codec: PixelCodec
+
+    def __init__(self, network: LocalNet, codec: PixelCodec, info: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.network = network
         self.codec = codec
@@ -40,10 +39,9 @@ class FlowMap(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], info: dict[str, Any] | None = None) -> "FlowMap":
-        """Build with fresh weights from what :meth:`config` returned."""
-        network, codec = dict(config["network"]), dict(config["codec"])
-        network_type, codec_type = NETWORKS[network.pop("type")], CODECS[codec.pop("type")]
-        return cls(network_type(network_type.Config(**network)), codec_type(**codec), info)
+        """Build with fresh weights from what :meth:`config` returned; ``ValueError`` naming what is wrong with it."""
+        network = _build(NETWORKS, config.get("network", {}), "network")
+        return cls(network, _build(CODECS, config.get("codec", {}), "codec"), info)
 
     def config(self) -> dict[str, Any]:
         """Everything needed to rebuild the module, as JSON data."""
@@ -53,6 +51,11 @@ class FlowMap(nn.Module):
             "prompts": {"positive": POSITIVE_PROMPT, "negative": NEGATIVE_PROMPT},
         }
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights, and of the evaluation."""
+        return next(self.parameters()).dtype
+
     def forward(self, x: Tensor, t: Tensor, s: Tensor, guidance: Tensor, negative: Tensor) -> Tensor:
         """Average velocity u of x (B, C, H, W); t, s, guidance (B,) float32, negative (B,) bool picks the prompt."""
         prompt = torch.where(negative[:, None], self.prompts["negative"], self.prompts["positive"])
@@ -60,10 +63,23 @@ class FlowMap(nn.Module):
 
     def velocity(self, guidance: float = 1.0) -> Velocity:
         """u(x, t, s) with the positive prompt and a guidance scale bound, evaluated in the weights' dtype."""
-        dtype = next(self.parameters()).dtype
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             w = torch.full_like(t, guidance)
-            return self(x.to(dtype), t, s, w, torch.zeros_like(t, dtype=torch.bool)).to(x.dtype)
+            return self(x.to(self.dtype), t, s, w, torch.zeros_like(t, dtype=torch.bool)).to(x.dtype)
 
         return u
+
+
+def _build(kinds: dict[str, Any], section: dict[str, Any], name: str) -> Any:
+    """One of ``kinds`` from a section ``{"type": ..., **arguments}``."""
+    arguments = dict(section)
+    kind = kinds.get(arguments.pop("type", ""))
+    if kind is None:
+        raise ValueError(f"{name}.type is {section.get('type')!r}, not one of {', '.join(kinds)}")
+    settings = getattr(kind, "Config", kind)
+    unknown = arguments.keys() - {field.name for field in dataclasses.fields(settings)}
+    if unknown:
+        raise ValueError(f"unknown key {name}.{sorted(unknown)[0]}")
+    configured = settings(**arguments)
+    return configured if settings is kind else kind(configured)

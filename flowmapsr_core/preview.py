@@ -1,10 +1,9 @@
 """A small picture of the result while it is being made."""
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
+from .codecs import PixelCodec
 from .flow import per_sample
 from .tiling import Box
 
@@ -14,7 +13,7 @@ LONGEST_SIDE = 512
 class Preview:
     """Canvas of latent cells, thinned out to at most 512 a side, on which finished tiles are pasted."""
 
-    def __init__(self, codec: Any, latent: Tensor) -> None:
+    def __init__(self, codec: PixelCodec, latent: Tensor) -> None:
         self.codec = codec
         self.every = -(-max(latent.shape[-2:]) // LONGEST_SIDE)
         self.canvas = latent[..., :: self.every, :: self.every].clone()

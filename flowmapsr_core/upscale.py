@@ -37,12 +37,13 @@ def upscale(
     color: str = "lr-residual",
     color_strength: float = 1.0,
     tile: int | None = None,
+    device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Upscale photographs.
 
     Args:
-        model: from :func:`flowmapsr.flowmapsr_core.load_model`; it is evaluated on its device and in its dtype.
+        model: from :func:`flowmapsr.flowmapsr_core.load_model`; it is evaluated in its dtype.
         image: (B, 3, H, W) float in [0, 1]; every image of the batch is upscaled.
         scale: factor from 1 to 8, any fraction; the output is ``round(scale * side)``.
         steps: network evaluations, a power of two; default the look's (2 for ``balanced``).
@@ -52,6 +53,7 @@ def upscale(
         color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.color.match_color`.
         tile: side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With a
             ``LocalNet`` the result is the same for any value.
+        device: where the work is done; default the weights'.
         progress: called as ``progress(done, total, preview)`` after every tile; ``preview()`` gives the picture as it
             stands, (1, 3, h, w) in [0, 1], small. Raise from it to cancel.
 
@@ -64,9 +66,11 @@ def upscale(
     size = output_size(image, scale, size)
     settings = override(find_look(look), steps, guidance)
     check_color(color, color_strength)
-    weights = next(model.parameters())
+    device = device or next(model.parameters()).device
+    if tile is not None and tile < 0:
+        raise UserError(f"the tile is {tile}; use a side in pixels, or 0 for no tiles")
     if tile is None:
-        tile = default_tile(model, size, weights.device, weights.dtype)
+        tile = default_tile(model, size, device)
     align = model.codec.factor * model.network.stride
     padding = -size[0] % align, -size[1] % align
     tiling = HaloTiling.for_network(model.network, -(-tile // model.codec.factor))
@@ -83,7 +87,7 @@ def upscale(
     u = tiling.velocity(model.velocity(settings.guidance), on_tile)
     results = []
     for lr in image.float().split(1):
-        lr = lr.to(weights.device)
+        lr = lr.to(device)
         x1 = F.pad(resize(lr, size).clamp_(0, 1), (0, padding[1], 0, padding[0]), mode="replicate")
         x1 = model.codec.encode(x1)
         preview = Preview(model.codec, x1)

@@ -13,8 +13,8 @@ from .color import check_color
 from .device import find_device, find_dtype
 from .errors import UserError
 from .image_io import READABLE, WRITABLE, check_writable, read_picture, write_picture
-from .lora import merge_lora
 from .looks import find_look
+from .lora import merge_lora
 from .model import FlowMap
 from .resize import resize
 from .upscale import MAX_SCALE, override, upscale
@@ -71,8 +71,6 @@ def run_jobs(jobs: list[Job], options: Namespace) -> list[UserError]:
     check_color(options.color, options.color_strength)
     if not options.long_edge and not options.size and not 1 <= options.scale <= MAX_SCALE:
         raise UserError(f"the scale is {options.scale:g}; use a factor from 1 to {MAX_SCALE}")
-    if options.tile is not None and options.tile < 0:
-        raise UserError(f"the tile is {options.tile}; use a side in pixels, or 0 for no tiles")
     device = find_device(options.device)
     model = load_model(options.model, device, find_dtype(options.dtype, device))
     if options.lora:

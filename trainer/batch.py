@@ -52,14 +52,12 @@ def make_batch(hr: Tensor, recipe: Recipe, stage: Stage, codec, generator: Gener
     order = torch.randperm(n, generator=generator).to(device)
     x0, x1 = codec.encode(target[order]), codec.encode(lr[order])
     w, negative = w.to(device)[order], negative.to(device)[order]
-    return Batch(
-        interpolant(x0, x1, t), conditional_velocity(x0, x1), t, s, w, negative, weight[order], jumps
-    )
+    return Batch(interpolant(x0, x1, t), conditional_velocity(x0, x1), t, s, w, negative, weight[order], jumps)
 
 
 @torch.no_grad()
 def make_target(batch: Batch, teacher: FlowMap, recipe: Recipe, stage: Stage) -> Tensor:
-    """What ``u(x_t, t, s)`` should be, (B, C, H, W): shortcut targets for the jumps, (guided) velocities for the rest."""
+    """What ``u(x_t, t, s)`` should be, (B, C, H, W): shortcut targets for jumps, (guided) velocities for the rest."""
     target = torch.empty_like(batch.v)
     flow, jump = batch.rows(slice(batch.jumps, None)), batch.rows(slice(batch.jumps))
     v = flow.v

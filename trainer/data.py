@@ -1,6 +1,5 @@
 """HR crops from a folder of photographs."""
 
-import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -63,8 +62,6 @@ class PhotoCrops(Dataset):
         most = min(self.zoom[1], min(image.size) / self.crop)
         window = self.crop * random.uniform(min(self.zoom[0], most), most)
         left, top = (random.uniform(0, side - window) for side in image.size)
-        if window == self.crop:
-            left, top = math.floor(left), math.floor(top)
         box = (left, top, left + window, top + window)
         crop = to_tensor(image.resize((self.crop, self.crop), Image.Resampling.BICUBIC, box=box))
         crop = crop.rot90(int(random.integers(4)), (1, 2))

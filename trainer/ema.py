@@ -19,8 +19,8 @@ class Ema:
     def update(self, model: FlowMap, step: int) -> None:
         """Move towards ``model`` after optimiser step ``step`` (from 0)."""
         decay = min(self.decay, (step + 1) / (step + 10))
-        averaged, current = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for averaged, current in zip(self.model.parameters(), model.parameters(), strict=True):
+            averaged.lerp_(current, 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
         return self.model.state_dict()

@@ -48,9 +48,11 @@ def train(recipe: Recipe) -> Path:
         weight_decay=recipe.optimizer.weight_decay,
         fused=True,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, recipe.steps, recipe.optimizer))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(step, recipe.steps, recipe.optimizer)
+    )
     model, optimizer = accelerator.prepare(model, optimizer)
-    ema.model.to(accelerator.device, memory_format=torch.channels_last)
+    ema.model.to(accelerator.device)
     accelerator.register_for_checkpointing(schedule, ema)
     step = resume(accelerator, folder)
     photos = PhotoCrops(Path(recipe.data.photos), recipe.data.crop, recipe.data.zoom, recipe.seed)
@@ -80,7 +82,7 @@ def train(recipe: Recipe) -> Path:
             losses["jump"] = error[: batch.jumps].mean().item()
         watch.check(losses["loss"], step, folder)
         progress.update()
-        progress.set_postfix(stage=stage.kind, loss=f"{watch.mean:.5f}", grad=f"{float(norm):.3f}")
+        progress.set_postfix(stage=stage.kind, loss=f"{watch.mean:.5f}", grad=f"{norm:.3f}")
         if step % recipe.output.every == 0 or step == recipe.steps:
             save(accelerator, folder, step)
             if accelerator.is_main_process:
@@ -102,7 +104,8 @@ def build_model(recipe: Recipe) -> FlowMap:
         with torch.no_grad():
             for prompt in model.prompts.values():
                 prompt.normal_()
-    return model.requires_grad_(True).train().to(memory_format=torch.channels_last)
+    model.requires_grad_(True).train()
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def step_generator(seed: int, step: int, process: int) -> torch.Generator:
@@ -172,7 +175,10 @@ def export(model: FlowMap, recipe: Recipe, step: int, path: Path) -> None:
     """Write the weights as a checkpoint that upscaling loads."""
     stages = {stage.kind: stage.steps for stage in recipe.stages}
     info = {key: value for key in ("title", "author", "license") if (value := getattr(recipe.output, key))}
-    model.info = {**info, "training": {"steps": step, "batch": recipe.batch, "crop": recipe.data.crop, "stages": stages}}
+    model.info = {
+        **info,
+        "training": {"steps": step, "batch": recipe.batch, "crop": recipe.data.crop, "stages": stages},
+    }
     save_checkpoint(model, path)
 
 

@@ -22,9 +22,7 @@ def flow_matching_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tens
     return v
 
 
-def shortcut_target(
-    u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor, finest: float = 0.0
-) -> Tensor:
+def shortcut_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor, finest: float = 0.0) -> Tensor:
     """Shortcut self-distillation (SSD): two half jumps make a whole one.
 
     With ``m = (t + s) / 2`` the target is ``[u(x_t, t, m) + u(X(x_t; t -> m), m, s)] / 2``. Where the half jump is
@@ -40,13 +38,13 @@ def shortcut_target(
 
 def lagrangian_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """Lagrangian self-distillation (LSD): ``u(X(x_t; t -> s), s, s) + (t - s) d/ds u(x_t, t, s)``."""
-    _, u_s = jvp(lambda s: u(x_t, t, s), (s,), (torch.ones_like(s),))
+    u_s = jvp(lambda s: u(x_t, t, s), (s,), (torch.ones_like(s),))[1]
     return u(flow_map(u, x_t, t, s), s, s) + per_sample(t - s, x_t) * u_s
 
 
 def eulerian_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """Eulerian self-distillation (ESD): ``v - (t - s) du/dt`` along ``(dx, dt, ds) = (v, 1, 0)``."""
-    _, u_t = jvp(lambda x, t: u(x, t, s), (x_t, t), (v, torch.ones_like(t)))
+    u_t = jvp(lambda x, t: u(x, t, s), (x_t, t), (v, torch.ones_like(t)))[1]
     return v - per_sample(t - s, x_t) * u_t
 
 

@@ -6,21 +6,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import torch
+
 from ..flowmapsr_core.degradation import PRESETS
 from ..flowmapsr_core.errors import UserError
+from ..flowmapsr_core.model import FlowMap
 from .time_pairs import TimePairs
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 STAGES = ("flow-matching", "self-distillation", "guided")
 
 
 @dataclass(frozen=True)
 class Data:
-    """``photos``: training folder; ``validation``: held-out folder; ``crop``: HR crop side; ``zoom``: see PhotoCrops."""
+    """Where HR crops come from.
+
+    Attributes:
+        photos: folder of training photographs, searched to its depth.
+        validation: folder of held-out photographs; empty for no validation.
+        crop: side of an HR crop in pixels.
+        zoom: range of how many source pixels a crop's pixel spans; see PhotoCrops.
+        workers: processes that decode; 0 for the training process itself.
+    """
 
     photos: str = ""
     validation: str = ""
@@ -119,7 +130,16 @@ class Output:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run. ``model`` is a checkpoint's configuration, ``precision`` accelerate's ("no", "bf16", "fp16")."""
+    """A training run.
+
+    Attributes:
+        stages: what is trained, in order.
+        seed: of the weights, the crops and everything drawn about them.
+        batch: HR crops a step, over all processes.
+        precision: accelerate's mixed precision, "no", "bf16" or "fp16".
+        start_from: checkpoint whose weights and shape are taken in place of ``model`` and fresh weights.
+        model: sections ``network`` and ``codec`` as a checkpoint's configuration has them.
+    """
 
     stages: tuple[Stage, ...]
     seed: int = 0
@@ -139,6 +159,11 @@ class Recipe:
     def __post_init__(self) -> None:
         _check(bool(self.stages), "a recipe needs at least one [[stages]]")
         _check(self.batch >= 1, "batch must be at least 1")
+        try:
+            with torch.device("meta"):
+                FlowMap.from_config(self.model)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"model: {error}") from error
         _check(self.precision in ("no", "bf16", "fp16"), 'precision must be "no", "bf16" or "fp16"')
 
     @property
@@ -221,9 +246,9 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint == tuple[float, float]:
-        pair = isinstance(value, list) and len(value) == 2 and all(isinstance(v, (int, float)) for v in value)
-        _check(pair, f"{name} must be two numbers, [low, high]")
-        return (float(value[0]), float(value[1]))
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, (int, float)) for v in value):
+            return (float(value[0]), float(value[1]))
+        raise UserError(f"{name} must be two numbers, [low, high]")
     kind = dict if getattr(hint, "__origin__", None) is dict else hint
     _check(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), f"{name} must be {_named(kind)}")
     return value

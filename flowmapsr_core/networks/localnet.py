@@ -4,6 +4,7 @@ Nothing in it looks further than its convolutions (normalisation is per pixel, o
 halo of :attr:`LocalNet.receptive_radius` gives exactly the untiled result.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,6 @@ class LocalNetConfig:
         head_width: channels of the full-resolution output stage.
         condition_dim: size of the conditioning vector.
         prompt_dim: size of a prompt embedding (a learned vector; this network reads no text).
-        output_scale: the velocity's typical size in latent units, so that the last layer works on unit variance.
     """
 
     unshuffle: int = 2
@@ -37,7 +37,6 @@ class LocalNetConfig:
     head_width: int = 16
     condition_dim: int = 256
     prompt_dim: int = 64
-    output_scale: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("widths", "encoder_blocks", "decoder_blocks"):
@@ -48,26 +47,58 @@ class LocalNetConfig:
             raise ValueError("every width and size must be at least 1")
 
 
-class Block(nn.Module):
-    """Residual block: per-pixel layer norm, modulation by the conditioning vector, two 3x3 convolutions."""
+def zero(layer: nn.Conv2d | nn.Linear) -> None:
+    """Start a layer at zero output."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+class Modulation(nn.Module):
+    """Layer norm per pixel over channels, then scale and shift by the conditioning vector."""
 
     def __init__(self, width: int, condition_dim: int) -> None:
         super().__init__()
         self.width = width
-        self.modulation = nn.Linear(condition_dim, 2 * width)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        self.linear = nn.Linear(condition_dim, 2 * width)
+        zero(self.linear)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.modulation(condition)[:, None, None, :].chunk(2, dim=-1)
+        scale, shift = self.linear(condition)[:, None, None, :].chunk(2, dim=-1)
         # channels last: the norm runs over the contiguous axis
         h = F.layer_norm(x.permute(0, 2, 3, 1), (self.width,))
-        h = torch.addcmul(shift, h, 1 + scale).permute(0, 3, 1, 2)
-        return x + self.conv2(F.silu(self.conv1(h)))
+        return torch.addcmul(shift, h, 1 + scale).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """Gated residual block: ``x + conv(SiLU(gate(norm(x))) * conv(x))``.
+
+    Normalised features decide what is done, features as they are give how much: a filter's answer stays in
+    proportion to the contrast, which a norm in its path would hide.
+    """
+
+    def __init__(self, width: int, condition_dim: int) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, condition_dim)
+        self.gate = nn.Conv2d(width, width, 1)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        zero(self.conv2)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        gate = F.silu(self.gate(self.modulation(x, condition)))
+        return x + self.conv2(gate * self.conv1(x))
+
+
+class Level(nn.ModuleList):
+    """Blocks at one resolution, one after another."""
+
+    def __init__(self, width: int, condition_dim: int, blocks: int) -> None:
+        super().__init__(Block(width, condition_dim) for _ in range(blocks))
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        for block in self:
+            h = block(h, condition)
+        return h
 
 
 class LocalNet(nn.Module):
@@ -85,24 +116,20 @@ class LocalNet(nn.Module):
         )
         self.stem = nn.Conv2d(self.channels, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(
-            nn.ModuleList(Block(width, dim) for _ in range(n))
-            for width, n in zip(widths, config.encoder_blocks, strict=True)
+            Level(width, dim, n) for width, n in zip(widths, config.encoder_blocks, strict=True)
         )
-        self.down = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
-        )
-        self.up = nn.ModuleList(
-            nn.Conv2d(coarse, fine, 1) for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in itertools.pairwise(widths))
+        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(
-            nn.ModuleList(Block(width, dim) for _ in range(n))
-            for width, n in zip(widths[:-1], config.decoder_blocks, strict=True)
+            Level(width, dim, n) for width, n in zip(widths[:-1], config.decoder_blocks, strict=True)
         )
-        self.head_features = nn.Conv2d(widths[0], config.head_width, 3, padding=1)
-        self.head_hidden = nn.Conv2d(config.head_width + 3, config.head_width, 3, padding=1)
-        self.head_output = nn.Conv2d(config.head_width, 3, 3, padding=1)
-        nn.init.zeros_(self.head_output.weight)  # u = 0 at the start: the upscaled image passes unchanged
-        nn.init.zeros_(self.head_output.bias)
+        width = config.head_width
+        self.head_modulation = Modulation(widths[0], dim)
+        self.head_gate = nn.Conv2d(widths[0], width, 1)
+        self.head_features = nn.Conv2d(widths[0], width, 3, padding=1)
+        self.head_value = nn.Conv2d(width + 3, width, 3, padding=1)
+        self.head_output = nn.Conv2d(width, 3, 3, padding=1)
+        zero(self.head_output)  # u = 0 at the start: the upscaled image passes unchanged
 
     @property
     def stride(self) -> int:
@@ -113,12 +140,12 @@ class LocalNet(nn.Module):
     def receptive_radius(self) -> int:
         """How far, in latent cells, an output cell sees: a multiple of :attr:`stride`, exact for aligned tiles."""
         radius = 3  # 3x3 convolution and bilinear upsampling at the latent's resolution, two 3x3 at full resolution
-        for level, blocks in enumerate(self.decoder):
+        for level, blocks in enumerate(self.config.decoder_blocks):
             step = 2**level
-            radius = -(-radius // step) * step + 2 * len(blocks) * step
-        for level in reversed(range(len(self.encoder))):
+            radius = -(-radius // step) * step + 2 * blocks * step
+        for level, blocks in reversed([*enumerate(self.config.encoder_blocks)]):
             step = 2**level
-            radius = -(-radius // step) * step + 2 * len(self.encoder[level]) * step
+            radius = -(-radius // step) * step + 2 * blocks * step
         radius += 1  # stem
         return -(-radius // self.stride) * self.stride
 
@@ -126,7 +153,7 @@ class LocalNet(nn.Module):
     def floats_per_cell(self) -> int:
         """Numbers alive at the peak of an evaluation, per latent cell: the output stage or the finest level."""
         config = self.config
-        head = config.unshuffle**2 * (3 * config.head_width + 6) + config.widths[0]
+        head = config.unshuffle**2 * (5 * config.head_width + 6) + config.widths[0]
         return self.channels + max(head, 6 * config.widths[0])
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, prompt: Tensor, guidance: Tensor) -> Tensor:
@@ -150,22 +177,22 @@ class LocalNet(nn.Module):
             if level:
                 skips.append(h)
                 h = self.down[level - 1](h)
-            for block in blocks:
-                h = block(h, condition)
+            h = blocks(h, condition)
         for level in reversed(range(len(self.decoder))):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest") + skips.pop()
-            for block in self.decoder[level]:
-                h = block(h, condition)
-        return self._head(h, x)
+            h = self.decoder[level](h, condition)
+        return self._head(h, x, condition)
 
-    def _head(self, h: Tensor, x: Tensor) -> Tensor:
+    def _head(self, h: Tensor, x: Tensor, condition: Tensor) -> Tensor:
         """Output stage at full resolution.
 
         A pixel shuffle would give every pixel of a latent cell weights of its own, which shows as a grid. Here the
         features are upsampled bilinearly and all pixels share the convolutions; fine detail comes in with x itself.
         """
         factor = self.config.unshuffle
-        features = F.interpolate(self.head_features(h), scale_factor=factor, mode="bilinear")
+        gate = F.silu(self.head_gate(self.head_modulation(h, condition)))
+        both = torch.cat([gate, self.head_features(h)], dim=1)
+        gate, features = F.interpolate(both, scale_factor=factor, mode="bilinear").chunk(2, dim=1)
         full = torch.cat([features, F.pixel_shuffle(x, factor).to(features.dtype)], dim=1)
-        full = F.silu(self.head_hidden(full.contiguous(memory_format=torch.channels_last)))
-        return F.pixel_unshuffle(self.head_output(full) * self.config.output_scale, factor)
+        value = self.head_value(full.contiguous(memory_format=torch.channels_last))
+        return F.pixel_unshuffle(self.head_output(gate * value), factor)

@@ -1,0 +1,48 @@
+"""FlowMapSR Upscale: the whole chain in one node."""
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..flowmapsr_core import upscale
+from ..flowmapsr_core.looks import LOOKS
+from ..flowmapsr_core.resize import resize
+from ..flowmapsr_core.upscale import MAX_SCALE
+from .runtime import ModelType, load_patcher, loaded, progress
+
+
+class Upscale(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlowMapSR_Upscale",
+            display_name="FlowMapSR Upscale",
+            category="FlowMapSR",
+            description="Upscales photographs 1x to 8x: resize, sampling, colour correction. Every image of a batch.",
+            inputs=[
+                io.Image.Input("image"),
+                io.Float.Input(
+                    "factor", default=4.0, min=1.0, max=MAX_SCALE, step=0.05, tooltip="Output side / input side."
+                ),
+                io.Combo.Input(
+                    "look",
+                    options=list(LOOKS),
+                    default="balanced",
+                    tooltip="faithful: closest to the source. vivid: most detail.",
+                ),
+                ModelType.Input("model", optional=True, tooltip="The built-in model if nothing is connected."),
+            ],
+            outputs=[io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, factor: float, look: str, model=None) -> io.NodeOutput:
+        patcher = model or load_patcher()
+        channels = image.movedim(-1, 1)
+        result = upscale(
+            loaded(patcher), channels[:, :3], factor, look=look, device=patcher.load_device, progress=progress()
+        )
+        if channels.shape[1] == 4:
+            alpha = resize(channels[:, 3:], (result.shape[-2], result.shape[-1])).clamp(0, 1)
+            result = torch.cat([result, alpha], dim=1)
+        return io.NodeOutput(result.movedim(1, -1))

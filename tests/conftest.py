@@ -1,0 +1,52 @@
+"""Loads this checkout as the package ``flowmapsr``, whatever its folder is called and whatever is installed."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+spec = importlib.util.spec_from_file_location("flowmapsr", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+sys.modules["flowmapsr"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["flowmapsr"])
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def small_model():
+    """A LocalNet of the built-in's shape with few channels and weights that are not zero."""
+    from flowmapsr.flowmapsr_core.codecs import PixelCodec
+    from flowmapsr.flowmapsr_core.model import FlowMap
+    from flowmapsr.flowmapsr_core.networks import LocalNet, LocalNetConfig
+
+    torch.manual_seed(0)
+    config = LocalNetConfig(
+        widths=(8, 12, 16),
+        encoder_blocks=(0, 1, 1),
+        decoder_blocks=(1, 1),
+        head_width=4,
+        condition_dim=16,
+        prompt_dim=8,
+    )
+    model = FlowMap(LocalNet(config), PixelCodec())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.requires_grad_(False).eval()
+
+
+@pytest.fixture
+def photo():
+    """Something like a photograph (1, 3, 90, 122): smooth shading, edges and fine texture, in [0, 1]."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 122), indexing="ij")
+    shading = torch.stack([x, y, (x + y) / 2])
+    edges = ((x * 7).floor() + (y * 5).floor()) % 2
+    texture = torch.randn(3, 90, 122, generator=torch.Generator().manual_seed(1)) * 0.05
+    return (0.5 * shading + 0.3 * edges + 0.1 + texture).clamp(0, 1)[None]

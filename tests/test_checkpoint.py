@@ -1,0 +1,161 @@
+import json
+import pickle
+import zipfile
+
+import pytest
+import torch
+from flowmapsr.flowmapsr_core import load_model, save_checkpoint
+from flowmapsr.flowmapsr_core.checkpoint import describe
+from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.lora import BASE_HASH, load_lora, merge_lora
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def saved(small_model, tmp_path):
+    small_model.info = {"title": "Small", "license": "Apache-2.0", "training": {"steps": 3}}
+    save_checkpoint(small_model, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def rewrite(path, change_tensors=lambda t: t, **changed):
+    """The file again with other tensors or metadata."""
+    with safe_open(path, framework="pt") as file:
+        metadata = {**file.metadata(), **changed}
+    tensors = change_tensors(load_file(path))
+    target = path.with_name("changed.safetensors")
+    save_file(tensors, target, metadata)
+    return target
+
+
+def test_round_trip_is_exact(small_model, saved):
+    loaded = load_model(saved)
+    assert loaded.config() == small_model.config()
+    assert loaded.info["title"] == "Small"
+    assert loaded.info["training"] == {"steps": 3}
+    for (name, before), after in zip(small_model.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(before, after), name
+    x, one, zero = torch.randn(1, 12, 8, 8), torch.ones(1), torch.zeros(1)
+    assert torch.allclose(small_model.velocity(2.0)(x, one, zero), loaded.velocity(2.0)(x, one, zero), atol=1e-6)
+
+
+def test_half_precision_file_loads_in_any_precision(small_model, tmp_path):
+    save_checkpoint(small_model, tmp_path / "half.safetensors", torch.float16)
+    assert load_model(tmp_path / "half.safetensors").dtype == torch.float32
+    assert load_model(tmp_path / "half.safetensors", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_description(saved):
+    described = describe(saved)
+    assert described["kind"] == "checkpoint"
+    assert described["config"]["network"]["type"] == "LocalNet"
+    assert described["modelspec.title"] == "Small"
+    assert described["dtypes"] == ["F32"]
+    assert described["weights"] > 1000
+
+
+def test_nothing_is_left_behind_when_writing_fails(small_model, saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def fail(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.checkpoint.save_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(small_model, saved)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_files_that_are_no_checkpoint(saved, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_model(tmp_path / "missing.safetensors")
+    pickled = tmp_path / "model.safetensors"
+    pickled.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UserError, match="pickled"):
+        load_model(pickled)
+    zipped = tmp_path / "model.ckpt"
+    with zipfile.ZipFile(zipped, "w") as file:
+        file.writestr("archive/data.pkl", "x")
+    with pytest.raises(UserError, match="pickled"):
+        load_model(zipped)
+    text = tmp_path / "text.safetensors"
+    text.write_text("not a model")
+    with pytest.raises(UserError, match="not a safetensors file"):
+        load_model(text)
+    empty = tmp_path / "empty.safetensors"
+    empty.write_bytes(b"")
+    with pytest.raises(UserError, match="not a safetensors file"):
+        load_model(empty)
+    for keep in (len(saved.read_bytes()) - 100, 400):
+        cut = tmp_path / "cut.safetensors"
+        cut.write_bytes(saved.read_bytes()[:keep])
+        with pytest.raises(UserError, match="truncated"):
+            load_model(cut)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"model.diffusion_model.weight": torch.zeros(3)}, foreign)
+    with pytest.raises(UserError, match="not a FlowMapSR checkpoint"):
+        load_model(foreign)
+    assert describe(foreign)["kind"] == "other"
+
+
+def test_checkpoints_that_do_not_fit(saved):
+    def without(tensors):
+        del tensors["network.stem.bias"]
+        return tensors
+
+    with pytest.raises(UserError, match=r"network\.stem\.bias is missing"):
+        load_model(rewrite(saved, without))
+    with pytest.raises(UserError, match=r"network\.more is unknown"):
+        load_model(rewrite(saved, lambda t: {**t, "network.more": torch.zeros(1)}))
+    with pytest.raises(UserError, match=r"network\.stem\.bias is \[3\], not \[8\]"):
+        load_model(rewrite(saved, lambda t: {**t, "network.stem.bias": torch.zeros(3)}))
+    with pytest.raises(UserError, match="format 2"):
+        load_model(rewrite(saved, format_version="2"))
+    config = json.dumps({"network": {"type": "OtherNet"}, "codec": {"type": "PixelCodec"}})
+    with pytest.raises(UserError, match="OtherNet"):
+        load_model(rewrite(saved, config=config))
+
+
+@pytest.fixture
+def lora(saved, tmp_path):
+    """A LoRA for a convolution and a linear layer of the saved model."""
+    model = load_model(saved)
+    tensors = {}
+    for layer, kernel in (("encoder.1.0.conv1", (3, 3)), ("condition.0", ())):
+        out, into = dict(model.network.named_parameters())[f"{layer}.weight"].shape[:2]
+        tensors[f"diffusion_model.{layer}.lora_down.weight"] = torch.randn(4, into, *kernel)
+        tensors[f"diffusion_model.{layer}.lora_up.weight"] = torch.randn(out, 4, *[1] * len(kernel))
+        tensors[f"diffusion_model.{layer}.alpha"] = torch.tensor(2.0)
+    path = tmp_path / "lora.safetensors"
+    save_file(tensors, path, {BASE_HASH: model.info["hash_sha256"]})
+    return path
+
+
+def test_a_merged_lora_equals_its_two_layers_beside_the_base(saved, lora):
+    base, merged, none = load_model(saved), load_model(saved), load_model(saved)
+    merge_lora(merged, lora, 1.5)
+    merge_lora(none, lora, 0.0)
+    assert describe(lora)["kind"] == "lora"
+    tensors = load_file(lora)
+    down, up = (tensors[f"diffusion_model.encoder.1.0.conv1.lora_{which}.weight"] for which in ("down", "up"))
+    x = torch.randn(1, 12, 9, 9)
+    conv = base.network.encoder[1][0].conv1
+    low_rank = torch.nn.functional.conv2d(torch.nn.functional.conv2d(x, down, padding=1), up)
+    expected = conv(x) + 1.5 * 2.0 / 4 * low_rank
+    assert torch.allclose(merged.network.encoder[1][0].conv1(x), expected, atol=1e-4)
+    for name, tensor in base.state_dict().items():
+        assert torch.equal(tensor, none.state_dict()[name])
+
+
+def test_loras_that_do_not_fit(small_model, saved, lora):
+    with pytest.raises(UserError, match="another base"):
+        load_lora(lora, small_model)
+    with pytest.raises(UserError, match="not a LoRA"):
+        load_lora(saved, load_model(saved))
+    tensors = {key.replace("encoder.1.0", "encoder.7.7"): value for key, value in load_file(lora).items()}
+    save_file(tensors, lora)
+    with pytest.raises(UserError, match=r"does not fit this model: diffusion_model\.encoder\.7\.7"):
+        load_lora(lora, load_model(saved))

@@ -1,0 +1,193 @@
+"""The ``flowmapsr`` command end to end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flowmapsr.flowmapsr_core import cli, load_model, save_checkpoint, upscale
+from flowmapsr.flowmapsr_core.checkpoint import BUILT_IN_FILE
+from flowmapsr.flowmapsr_core.image_io import read_picture
+from PIL import Image
+
+EXAMPLE = Path(__file__).parent / "data" / "jetty.png"
+
+
+@pytest.fixture
+def image(tmp_path, photo):
+    path = tmp_path / "in.png"
+    Image.fromarray((photo[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)).save(path)
+    return path
+
+
+def run(*arguments):
+    """Exit status of the command in this process."""
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_as_a_user_types_it(image, tmp_path):
+    """In a process of its own, through the installed console script where there is one."""
+    script = Path(sys.executable).with_name("flowmapsr")
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "flowmapsr.flowmapsr_core"]
+    done = subprocess.run(
+        [*command, "upscale", image, "--output", tmp_path / "out" / "big.png", "--scale", "2.5"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "in.png" in done.stderr  # the progress bar
+    assert Image.open(tmp_path / "out" / "big.png").size == (305, 225)
+    done = subprocess.run(
+        [*command, "upscale", tmp_path / "no.png", "--output", tmp_path / "x.png"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("flowmapsr: error:")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_the_command_and_the_function_give_the_same_pixels(image, tmp_path):
+    assert run("upscale", image, "--output", tmp_path / "out.png", "--scale", "3", "--dtype", "float32", "--quiet") == 0
+    expected = upscale(load_model(), read_picture(image).color, 3.0)
+    assert (read_picture(tmp_path / "out.png").color - expected).abs().max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "size"),
+    [("--scale", "1", (122, 90)), ("--scale", "2.37", (289, 213)), ("--long-edge", "400", (400, 295)),
+     ("--size", "301x244", (301, 244))],
+)  # fmt: skip
+def test_sizes(image, tmp_path, option, value, size):
+    assert run("upscale", image, "--output", tmp_path / "out.webp", option, value, "--quiet", "--tile", "0") == 0
+    assert Image.open(tmp_path / "out.webp").size == size
+
+
+def test_settings_reach_the_sampler(image, tmp_path, small_model):
+    model = tmp_path / "small.safetensors"
+    save_checkpoint(small_model, model)
+    results = {}
+    for name, more in {
+        "balanced": (), "faithful": ("--look", "faithful"), "steps": ("--steps", "4"), "guidance": ("--guidance", "3"),
+        "color": ("--color", "wavelet"), "strength": ("--color-strength", "0.3"),
+    }.items():  # fmt: skip
+        target = tmp_path / f"{name}.png"
+        assert run("upscale", image, "--output", target, "--scale", "2", "--model", model, "--quiet", *more) == 0
+        results[name] = target.read_bytes()
+    assert len(set(results.values())) == len(results)
+    tiled = tmp_path / "tiled.png"
+    options = ("--scale", "2", "--model", model, "--dtype", "float32", "--quiet")
+    assert run("upscale", image, "--output", tiled, *options, "--tile", "64") == 0
+    assert run("upscale", image, "--output", tmp_path / "whole.png", *options, "--tile", "0") == 0
+    difference = read_picture(tiled).color - read_picture(tmp_path / "whole.png").color
+    assert difference.abs().max() <= 1 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "I;16"])
+def test_kinds_of_image_survive(tmp_path, photo, mode):
+    rgb = Image.fromarray((photo[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8))
+    if mode == "I;16":
+        source = Image.fromarray((photo[0, 0].numpy() * 65535).astype(np.uint16))
+    elif mode.endswith("A"):
+        source = rgb.convert(mode)
+        source.putalpha(Image.linear_gradient("L").resize(rgb.size))
+    else:
+        source = rgb.convert(mode)
+    source.save(tmp_path / "in.png")
+    assert run("upscale", tmp_path / "in.png", "--output", tmp_path / "out.png", "--scale", "2", "--quiet") == 0
+    before, after = read_picture(tmp_path / "in.png"), read_picture(tmp_path / "out.png")
+    assert (after.gray, after.bits, after.alpha is None) == (before.gray, before.bits, before.alpha is None)
+    assert after.color.shape[-2:] == (180, 244)
+    if after.alpha is not None:
+        shrunk = torch.nn.functional.avg_pool2d(after.alpha, 2)
+        assert (shrunk - before.alpha).abs().max() < 0.03
+
+
+def test_a_folder_with_one_bad_file(tmp_path, image, capsys):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("a.png", "more/b.bmp"):
+        Image.open(image).resize((20, 16)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    (folder / "notes.txt").write_text("not an image, not touched")
+    assert run("upscale", folder, "--output", tmp_path / "out", "--scale", "2") == 2
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written == {"a.png", "more/b.bmp.png"}
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "broken.jpg" in lines[-2]
+    assert lines[-1] == "2 of 3 images upscaled"
+
+
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, image, capsys):
+    tiny = tmp_path / "tiny.png"
+    Image.new("RGB", (1, 1)).save(tiny)
+    out = tmp_path / "result" / "out.png"
+    cases = [
+        ([tmp_path / "missing.png"], "no such file"), ([tiny], "1x1"), ([image, "--scale", "9"], "from 1 to 8"),
+        ([image, "--scale", "0.9"], "from 1 to 8"), ([image, "--size", "5x5"], "choose a size"),
+        ([image, "--long-edge", "3"], "choose a size"), ([image, "--steps", "3"], "power of two"),
+        ([image, "--model", tmp_path / "no.safetensors"], "no such file"), ([image, "--device", "warp"], "device"),
+        ([image, "--lora", image], "not a safetensors file"), ([image, "--tile", "-4"], "tile"),
+        ([image, "--color-strength", "2"], "from 0"),
+    ]  # fmt: skip
+    for arguments, message in cases:
+        assert run("upscale", *arguments, "--output", out, "--quiet") == 2, arguments
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert message in lines[0]
+        assert not out.exists()
+    for target, message in ((tmp_path / "out.bmp", ".bmp"), (image, "input itself"), (image / "out.png", "is a file")):
+        assert run("upscale", image, "--output", target, "--quiet") == 2
+        assert message in capsys.readouterr().err
+    assert run("upscale", image, tiny, "--output", tmp_path / "both.png") == 2
+    assert "give a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["upscale"], ["upscale", "a.png", "--output", "b.png", "--size", "12"], ["x"]])
+def test_usage_errors_exit_with_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+
+
+def test_degrade(image, tmp_path, capsys):
+    for preset in ("flowmapsr", "bicubic", "real-esrgan"):
+        target = tmp_path / f"{preset}.png"
+        assert run("degrade", image, "--output", target, "--scale", "4", "--preset", preset, "--seed", "3") == 0
+        assert Image.open(target).size == (30, 22)
+        again = tmp_path / "again.png"
+        assert run("degrade", image, "--output", again, "--scale", "4", "--preset", preset, "--seed", "3") == 0
+        assert again.read_bytes() == target.read_bytes()
+    assert run("degrade", image, "--output", tmp_path / "out.png", "--scale", "0.5") == 2
+    assert "from 1 to 64" in capsys.readouterr().err
+
+
+def test_inspect(capsys, image):
+    assert run("inspect", BUILT_IN_FILE, "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["kind"] == "checkpoint"
+    assert described["config"]["prompts"]["positive"].startswith("a high-resolution")
+    assert run("inspect", BUILT_IN_FILE) == 0
+    assert "kind: checkpoint" in capsys.readouterr().out
+    assert run("inspect", image) == 2
+
+
+def test_the_built_in_model_beats_bicubic_on_the_shipped_picture(tmp_path):
+    """A guard against shipping broken weights; the model card has the real figures."""
+    from flowmapsr.flowmapsr_core.metrics import high_frequency_energy, psnr_y
+    from flowmapsr.flowmapsr_core.resize import resize
+
+    assert BUILT_IN_FILE.stat().st_size <= 16 * 2**20
+    hr = read_picture(EXAMPLE).color
+    lr, faithful, default = (tmp_path / f"{name}.png" for name in ("lr", "faithful", "default"))
+    assert run("degrade", EXAMPLE, "--output", lr, "--scale", "4", "--preset", "bicubic") == 0
+    size = f"{hr.shape[-1]}x{hr.shape[-2]}"
+    assert run("upscale", lr, "--output", faithful, "--size", size, "--look", "faithful", "--quiet") == 0
+    assert run("upscale", lr, "--output", default, "--size", size, "--quiet") == 0
+    bicubic = resize(read_picture(lr).color, (hr.shape[-2], hr.shape[-1])).clamp(0, 1)
+    results = {path: read_picture(path).color for path in (faithful, default)}
+    assert psnr_y(results[faithful], hr) > psnr_y(bicubic, hr) + 0.2
+    wanted, plain = high_frequency_energy(hr), high_frequency_energy(bicubic)
+    assert (high_frequency_energy(results[default]) - wanted).abs() < (plain - wanted).abs()

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.flow import conditional_velocity, flow_map, interpolant, posterior_mean, sample
+from gaussian_flow import GaussianFlow
+
+
+@pytest.fixture
+def pair(generator):
+    return (torch.randn(3, 4, 6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+
+
+def test_interpolant_ends_and_derivative(pair):
+    x0, x1 = pair
+    zero, one, t = torch.zeros(3), torch.ones(3), torch.full((3,), 0.25)
+    assert torch.equal(interpolant(x0, x1, zero), x0)
+    assert torch.allclose(interpolant(x0, x1, one), x1, atol=1e-15)
+    slope = (interpolant(x0, x1, t + 0.5) - interpolant(x0, x1, t)) / 0.5
+    assert torch.allclose(slope, conditional_velocity(x0, x1), atol=1e-14)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 128])
+def test_a_straight_flow_reaches_x0_exactly(pair, steps):
+    x0, x1 = pair
+    reached = sample(lambda x, t, s: x1 - x0, x1, steps)
+    assert torch.allclose(reached, x0, atol=1e-13)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_any_number_of_exact_jumps_gives_the_same_point(generator, steps):
+    flow = GaussianFlow()
+    x1 = torch.randn(5, 1, 2, 2, generator=generator, dtype=torch.float64)
+    end = flow.map(x1, torch.ones(5), torch.zeros(5))
+    assert torch.allclose(sample(flow.u, x1, steps), end, atol=1e-12)
+
+
+def test_jumps_compose(generator):
+    flow = GaussianFlow()
+    x = torch.randn(4, 1, 2, 2, generator=generator, dtype=torch.float64)
+    t, m, s = (torch.full((4,), time, dtype=torch.float64) for time in (0.9, 0.4, 0.1))
+    assert torch.allclose(flow_map(flow.u, flow_map(flow.u, x, t, m), m, s), flow_map(flow.u, x, t, s), atol=1e-13)
+
+
+def test_posterior_mean_is_the_regression_of_x0(generator):
+    flow = GaussianFlow()
+    x0 = flow.mean0 + flow.std0 * torch.randn(200_000, generator=generator, dtype=torch.float64)
+    x1 = flow.mean1 + flow.std1 * torch.randn(200_000, generator=generator, dtype=torch.float64)
+    t = torch.full((1,), 0.6, dtype=torch.float64)
+    x_t = interpolant(x0[None], x1[None], t).reshape(-1)
+    slope, intercept = torch.linalg.lstsq(torch.stack([x_t, torch.ones_like(x_t)], 1), x0[:, None]).solution
+    at = torch.tensor([[[[-1.0]]], [[[2.0]]]], dtype=torch.float64)
+    predicted = posterior_mean(flow.u, at, t.expand(2))
+    assert torch.allclose(predicted.reshape(-1), (slope * at + intercept).reshape(-1), atol=0.01)
+
+
+def test_sample_reports_every_step_and_leaves_its_input(pair):
+    x0, x1 = pair
+    before, seen = x1.clone(), []
+    sample(lambda x, t, s: x1 - x0, x1, 4, lambda done, steps, x: seen.append((done, steps, x.shape)))
+    assert seen == [(k, 4, x1.shape) for k in (1, 2, 3, 4)]
+    assert torch.equal(x1, before)
+
+
+@pytest.mark.parametrize("steps", [0, 3, -2, 256])
+def test_steps_that_are_no_power_of_two_are_refused(steps):
+    with pytest.raises(UserError, match="power of two"):
+        sample(lambda x, t, s: x, torch.zeros(1, 1, 2, 2), steps)

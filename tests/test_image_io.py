@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+import torch
+from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.image_io import Picture, read_picture, upright, write_picture
+from PIL import Image, ImageCms, ImageOps
+
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+ORIENTATION, MAKE, EXIF_IFD, EXPOSURE, PIXEL_WIDTH = 0x0112, 0x010F, 0x8769, 0x829A, 0xA002
+
+
+def samples(channels, bits, seed=0):
+    return (
+        np.random.default_rng(seed).integers(0, 2**bits, (9, 14, channels)).astype(np.uint16 if bits > 8 else np.uint8)
+    )
+
+
+def tensor(array, bits):
+    return torch.from_numpy(array.astype(np.float32) / (2**bits - 1)).permute(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize(("suffix", "bits"), [(".png", 8), (".png", 16), (".tif", 8), (".tiff", 16), (".webp", 8)])
+def test_lossless_formats_give_back_every_sample(tmp_path, channels, suffix, bits, monkeypatch):
+    from flowmapsr.flowmapsr_core import image_io
+
+    monkeypatch.setitem(image_io.OPTIONS, "WEBP", {"lossless": True, "exact": True})
+    content = tensor(samples(channels, bits), bits)
+    color = content[:, :1].expand(-1, 3, -1, -1) if channels < 3 else content[:, :3]
+    alpha = content[:, -1:] if channels in (2, 4) else None
+    path = tmp_path / f"image{suffix}"
+    write_picture(Picture(color, alpha, channels < 3, bits), path)
+    again = read_picture(path)
+    assert again.bits == bits
+    assert torch.allclose(again.color, color, atol=1e-6)
+    assert (again.alpha is None) == (alpha is None)
+    assert alpha is None or torch.allclose(again.alpha, alpha, atol=1e-6)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_sixteen_bit_files_of_other_programs(tmp_path):
+    gray = samples(1, 16)
+    Image.fromarray(gray[:, :, 0]).save(tmp_path / "gray.png")
+    Image.fromarray(gray[:, :, 0]).save(tmp_path / "gray.tif")
+    for name in ("gray.png", "gray.tif"):
+        picture = read_picture(tmp_path / name)
+        assert (picture.bits, picture.gray) == (16, True)
+        assert torch.allclose(picture.color[:, :1], tensor(gray, 16), atol=1e-6)
+    for order, mark in ((">", b"MM\0*"), ("<", b"II*\0")):  # an uncompressed RGB TIFF, written by hand
+        color = samples(3, 16)
+        entries = [(256, 3, 1, 14), (257, 3, 1, 9), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 206),
+                   (277, 3, 1, 3), (278, 3, 1, 9), (279, 4, 1, color.nbytes)]  # fmt: skip
+        import struct
+
+        ifd = struct.pack(f"{order}H", len(entries))
+        for tag, kind, count, value in entries:
+            packed = (
+                struct.pack(f"{order}HH", value, 0) if kind == 3 and count == 1 else struct.pack(f"{order}I", value)
+            )
+            ifd += struct.pack(f"{order}HHI", tag, kind, count) + packed
+        data = mark + struct.pack(f"{order}I", 8) + ifd + struct.pack(f"{order}I", 0)
+        data = data.ljust(200, b"\0") + struct.pack(f"{order}3H", 16, 16, 16) + color.astype(f"{order}u2").tobytes()
+        (tmp_path / "color.tif").write_bytes(data)
+        picture = read_picture(tmp_path / "color.tif")
+        assert picture.bits == 16
+        assert torch.allclose(picture.color, tensor(color, 16), atol=1e-6)
+
+
+def test_modes(tmp_path):
+    rgb = Image.fromarray(samples(3, 8))
+    rgb.quantize(16).save(tmp_path / "palette.png")
+    palette = read_picture(tmp_path / "palette.png")
+    assert palette.color.shape == (1, 3, 9, 14)
+    assert palette.alpha is None
+    transparent = rgb.quantize(16)
+    transparent.save(tmp_path / "transparent.png", transparency=3)
+    assert read_picture(tmp_path / "transparent.png").alpha is not None
+    rgb.convert("1").save(tmp_path / "bits.png")
+    assert read_picture(tmp_path / "bits.png").gray
+    rgb.convert("CMYK").save(tmp_path / "cmyk.jpg", icc_profile=ICC)
+    cmyk = read_picture(tmp_path / "cmyk.jpg")
+    assert cmyk.color.shape == (1, 3, 9, 14)
+    assert "icc_profile" not in cmyk.metadata
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_as_pillow_does(tmp_path, orientation):
+    image = Image.fromarray(samples(3, 8))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    image.save(tmp_path / "turned.png", exif=exif.tobytes())
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "turned.png"))
+    picture = read_picture(tmp_path / "turned.png")
+    assert torch.equal(picture.color, tensor(np.asarray(expected), 8))
+    assert np.array_equal(upright(np.asarray(image), orientation), np.asarray(expected))
+    write_picture(picture, tmp_path / "out.png")
+    assert Image.open(tmp_path / "out.png").getexif().get(ORIENTATION, 1) == 1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
+def test_metadata_is_kept(tmp_path, suffix, bits):
+    exif = Image.Exif()
+    exif[MAKE] = "Camera"
+    exif.get_ifd(EXIF_IFD).update({EXPOSURE: 0.01, PIXEL_WIDTH: 14})
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
+    Image.fromarray(samples(3, 8)).save(
+        tmp_path / "in.tif", exif=exif.tobytes(), icc_profile=ICC, dpi=(300, 300), tiffinfo={700: xmp}
+    )
+    picture = read_picture(tmp_path / "in.tif")
+    picture.bits = bits
+    write_picture(picture, tmp_path / f"out{suffix}")
+    with Image.open(tmp_path / f"out{suffix}") as out:
+        out.load()
+        assert out.info["icc_profile"] == ICC
+        assert out.getexif()[MAKE] == "Camera"
+        assert float(out.getexif().get_ifd(EXIF_IFD)[EXPOSURE]) == pytest.approx(0.01)
+        assert PIXEL_WIDTH not in out.getexif().get_ifd(EXIF_IFD)
+        assert out.info["xmp"] == xmp
+        if suffix != ".webp":
+            assert round(out.info["dpi"][0]) == 300
+        if suffix != ".tif":
+            assert 273 not in out.getexif()  # strip offsets of the source
+
+
+def test_alpha_is_laid_over_white_in_jpeg(tmp_path):
+    color, alpha = torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
+    write_picture(Picture(color, alpha), tmp_path / "out.jpg")
+    assert read_picture(tmp_path / "out.jpg").color.min() > 0.99
+
+
+def test_files_that_are_no_image(tmp_path):
+    good = tmp_path / "good.png"
+    Image.fromarray(samples(3, 8)).resize((200, 200)).save(good)
+    cases = {"missing.png": (None, "no such file"), "empty.png": (b"", "empty"), "text.png": (b"hello", "not an image"),
+             "cut.png": (good.read_bytes()[:500], "damaged or truncated")}  # fmt: skip
+    for name, (content, message) in cases.items():
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=message) as caught:
+            read_picture(path)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    picture = Picture(torch.rand(1, 3, 8, 8))
+    path = tmp_path / "out.png"
+    write_picture(picture, path)
+    before = path.read_bytes()
+
+    def fail(self, file, *arguments, **options):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(UserError, match="No space left"):
+        write_picture(picture, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["out.png"]

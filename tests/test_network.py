@@ -1,0 +1,86 @@
+import pytest
+import torch
+from flowmapsr.flowmapsr_core.codecs import PixelCodec
+from flowmapsr.flowmapsr_core.conditioning import fourier_embedding
+from flowmapsr.flowmapsr_core.networks import LocalNet, LocalNetConfig
+from flowmapsr.flowmapsr_core.tiling import HaloTiling, tile_starts
+
+
+def test_pixel_codec_is_lossless(generator):
+    image = torch.rand(2, 3, 8, 12, generator=generator)
+    for factor in (1, 2, 4):
+        codec = PixelCodec(factor)
+        latent = codec.encode(image)
+        assert latent.shape == (2, codec.channels, 8 // factor, 12 // factor)
+        assert torch.allclose(codec.decode(latent), image, atol=1e-6)
+
+
+def test_embedding_tells_neighbours_on_the_time_grid_apart():
+    grid = fourier_embedding(torch.arange(129) / 128, 64)
+    assert grid.dtype == torch.float32
+    assert (grid[1:] - grid[:-1]).norm(dim=1).min() > 0.5
+
+
+def test_a_fresh_network_changes_nothing(generator):
+    net = LocalNet()
+    x = torch.randn(2, 12, 16, 16, generator=generator)
+    times = torch.ones(2), torch.zeros(2)
+    assert net(x, *times, torch.zeros(2, 64), torch.ones(2)).abs().max() == 0
+
+
+def test_inputs_of_the_network_all_matter(small_model, generator):
+    x = torch.randn(1, 12, 16, 16, generator=generator)
+    one, zero = torch.ones(1), torch.zeros(1)
+    prompt = torch.zeros(1, 8)
+    base = small_model.network(x, one, zero, prompt, one)
+    for changed in ((zero, zero, prompt, one), (one, one, prompt, one), (one, zero, prompt + 1, one),
+                    (one, zero, prompt, 3 * one)):  # fmt: skip
+        assert (small_model.network(x, *changed) - base).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("unshuffle", "encoder", "decoder"), [(2, (0, 1, 1), (1, 1)), (1, (1, 1), (0,)), (4, (1,), ())]
+)
+def test_receptive_field_is_as_declared(unshuffle, encoder, decoder):
+    """A change reaches an aligned tile from the declared radius less one stride, and not from beyond the radius."""
+    torch.manual_seed(0)
+    widths = (6, 8, 10)[: len(encoder)]
+    net = LocalNet(LocalNetConfig(unshuffle, widths, encoder, decoder, head_width=4, condition_dim=8, prompt_dim=4))
+    net.double()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    radius, stride = net.receptive_radius, net.stride
+    start = -(-(radius + 2 * stride) // stride) * stride
+    x = torch.randn(1, net.channels, stride, 2 * start, dtype=torch.float64)
+    arguments = torch.ones(1), torch.zeros(1), torch.zeros(1, 4), torch.ones(1)
+    before = net(x, *arguments)
+    changed_at = []
+    for column in range(start):
+        changed = x.clone()
+        changed[..., column] += 1
+        if (net(changed, *arguments) - before)[..., start : start + stride].abs().max() > 1e-12:
+            changed_at.append(start - column)
+    assert radius - stride < max(changed_at) <= radius
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_tiles_cover_everything_and_are_aligned(stride):
+    for length in range(stride, 60, stride):
+        for tile in range(stride, 70, stride):
+            starts = tile_starts(length, tile, stride)
+            covered = {cell for start in starts for cell in range(start, start + min(tile, length))}
+            assert covered == set(range(length))
+            assert all(start % stride == 0 for start in starts)
+            assert len(starts) == -(-length // tile)
+
+
+@pytest.mark.parametrize("tile", [4, 20, 36, 64, 400])
+def test_tiling_is_exact(small_model, generator, tile):
+    x = torch.randn(1, 12, 76, 60, generator=generator)
+    one, zero = torch.ones(1), torch.zeros(1)
+    u = small_model.velocity(1.5)
+    tiles = HaloTiling.for_network(small_model.network, tile)
+    seen = []
+    tiled = tiles.velocity(u, lambda box, x, velocity, t: seen.append(box))(x, one, zero)
+    assert (tiled - u(x, one, zero)).abs().max() < 1e-5
+    assert seen == tiles.boxes(76, 60)

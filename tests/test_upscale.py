@@ -1,0 +1,101 @@
+import pytest
+import torch
+from flowmapsr.flowmapsr_core import load_model, upscale
+from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.memory import default_tile, free_memory
+
+
+@pytest.mark.parametrize("scale", [1, 1.37, 2, 3.5, 8])
+def test_output_size_is_exact_for_any_scale(small_model, photo, scale):
+    image = photo[..., :23, :17]
+    result = upscale(small_model, image, scale)
+    assert result.shape == (1, 3, round(scale * 23), round(scale * 17))
+    assert result.min() >= 0
+    assert result.max() <= 1
+
+
+def test_an_exact_size_can_be_asked_for(small_model, photo):
+    assert upscale(small_model, photo, size=(127, 301)).shape[-2:] == (127, 301)
+
+
+def test_any_tile_gives_the_untiled_picture_on_a_ragged_size():
+    """The built-in model, in float32, on 2040x1356."""
+    model = load_model("built-in")
+    image = torch.nn.functional.interpolate(
+        torch.rand(1, 3, 85, 64, generator=torch.Generator().manual_seed(0)), (678, 1020), mode="bilinear"
+    )
+    whole = upscale(model, image[..., :170, :255], 2, 1, tile=0)
+    for tile in (64, 100, 333, 512):
+        assert (upscale(model, image[..., :170, :255], 2, 1, tile=tile) - whole).abs().max() < 1e-4
+    large = upscale(model, image, 2, 1, tile=0)
+    assert large.shape == (1, 3, 1356, 2040)
+    assert (upscale(model, image, 2, 1, tile=700) - large).abs().max() < 1e-4
+
+
+def test_a_batch_is_every_image(small_model, photo):
+    batch = torch.cat([photo, photo.flip(3), 1 - photo])
+    together = upscale(small_model, batch, 2)
+    for index in range(3):
+        assert torch.allclose(together[index : index + 1], upscale(small_model, batch[index : index + 1], 2), atol=1e-5)
+
+
+def test_looks_differ_and_single_settings_override_them(small_model, photo):
+    results = {look: upscale(small_model, photo, 2, look=look) for look in ("faithful", "balanced", "vivid")}
+    assert not torch.equal(results["faithful"], results["balanced"])
+    assert not torch.equal(results["vivid"], results["balanced"])
+    assert torch.equal(upscale(small_model, photo, 2, 4, 2.0), upscale(small_model, photo, 2, 4, 2.0, look="vivid"))
+    assert not torch.equal(upscale(small_model, photo, 2, 1, look="faithful"), results["faithful"])
+
+
+def test_progress_counts_tiles_and_shows_a_picture(small_model, photo):
+    seen = []
+    upscale(
+        small_model, photo, 2, 2, tile=64, progress=lambda done, total, preview: seen.append((done, total, preview()))
+    )
+    tiles = 3 * 4  # of 64 px on 180 x 244, padded to 184 x 248
+    assert [entry[:2] for entry in seen] == [(k, 2 * tiles) for k in range(1, 2 * tiles + 1)]
+    assert all(preview.shape == (1, 3, 92, 124) for *_, preview in seen)
+    assert all(preview.min() >= 0 and preview.max() <= 1 for *_, preview in seen)
+
+
+def test_raising_from_progress_cancels(small_model, photo):
+    calls = []
+
+    def cancel(done, total, preview):
+        calls.append(done)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upscale(small_model, photo, 4, 4, tile=64, progress=cancel)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": 0.5}, "from 1 to 8"), ({"scale": 9}, "from 1 to 8"), ({"scale": float("nan")}, "from 1 to 8"),
+        ({"steps": 3}, "power of two"), ({"guidance": 0.5}, "from 1"), ({"look": "wild"}, "balanced"),
+        ({"color": "x"}, "lr-residual"), ({"size": (10, 2000)}, "choose a size"), ({"tile": -1}, "tile is -1"),
+    ],
+)  # fmt: skip
+def test_arguments_out_of_range(small_model, photo, arguments, message):
+    with pytest.raises(UserError, match=message):
+        upscale(small_model, photo, **arguments)
+
+
+def test_images_that_cannot_be_upscaled(small_model):
+    with pytest.raises(UserError, match="1x1"):
+        upscale(small_model, torch.rand(1, 3, 1, 1))
+    with pytest.raises(UserError, match="shape"):
+        upscale(small_model, torch.rand(1, 8, 8, 3))
+
+
+def test_default_tile_follows_the_memory(small_model, monkeypatch):
+    cpu = torch.device("cpu")
+    assert free_memory(cpu) > 2**20
+    assert default_tile(small_model, (64, 64), cpu) == 0
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.memory.free_memory", lambda device: 2**27)
+    small = default_tile(small_model, (8192, 8192), cpu)
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.memory.free_memory", lambda device: 2**29)
+    assert 0 < small < default_tile(small_model, (8192, 8192), cpu)
+    assert small % 8 == 0

@@ -1,0 +1,79 @@
+"""``python -m flowmapsr.trainer.evaluate FOLDER``: full-reference figures of a model beside bicubic, in one run.
+
+The LR images are made here from the HR images of the folder, by preset and factor, rounded to 8 bits. Figures are
+averages over the images: Y-channel PSNR in dB, ``factor`` pixels cropped at the border, and in parentheses the
+high-frequency energy relative to the HR image's.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..flowmapsr_core import UserError, load_model, upscale
+from ..flowmapsr_core.checkpoint import BUILT_IN
+from ..flowmapsr_core.degradation import degrade, preset
+from ..flowmapsr_core.device import DTYPES, find_device, find_dtype
+from ..flowmapsr_core.looks import LOOKS
+from ..flowmapsr_core.metrics import high_frequency_energy, psnr_y
+from ..flowmapsr_core.model import FlowMap
+from ..flowmapsr_core.resize import resize
+from .data import list_images, load_rgb, to_tensor
+
+COLUMNS = {
+    **{look: {"look": look} for look in LOOKS},
+    **{f"{n} step{'s' * (n > 1)}, w = 1": {"steps": n, "guidance": 1.0} for n in (1, 2, 4)},
+}
+
+
+def evaluate(model: FlowMap, images: list[Tensor], name: str, factor: float) -> dict[str, tuple[float, float]]:
+    """(PSNR, high-frequency ratio) of bicubic and every column, averaged over HR images (1, 3, H, W)."""
+    figures: dict[str, list[Tensor]] = {}
+    for seed, hr in enumerate(images):
+        size = (hr.shape[-2], hr.shape[-1])
+        lr = _eight_bit(degrade(hr, factor, preset(name), torch.Generator().manual_seed(seed)))
+        results = {"bicubic": resize(lr, size)}
+        results |= {column: upscale(model, lr, size=size, **settings) for column, settings in COLUMNS.items()}
+        for column, image in results.items():
+            image = _eight_bit(image)
+            ratio = high_frequency_energy(image) / high_frequency_energy(hr)
+            pair = torch.cat([psnr_y(image, hr, border=int(factor)).float(), ratio])
+            figures.setdefault(column, []).append(pair)
+    means = {column: torch.stack(pairs).mean(dim=0).tolist() for column, pairs in figures.items()}
+    return {column: (psnr, ratio) for column, (psnr, ratio) in means.items()}
+
+
+def _eight_bit(image: Tensor) -> Tensor:
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m flowmapsr.trainer.evaluate", description=__doc__)
+    parser.add_argument("folder", type=Path, help="HR images")
+    parser.add_argument("--model", default=BUILT_IN, help="'built-in' or a checkpoint (%(default)s)")
+    parser.add_argument("--presets", nargs="+", default=["bicubic", "flowmapsr"])
+    parser.add_argument("--factors", nargs="+", type=float, default=[2, 4, 8])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=["auto", *DTYPES])
+    options = parser.parse_args()
+    try:
+        device = find_device(options.device)
+        model = load_model(options.model, device, find_dtype(options.dtype, device))
+        images = [to_tensor(load_rgb(path))[None] for path in list_images(options.folder)]
+        header = ["LR", "factor", "bicubic", *COLUMNS]
+        print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
+        for name in options.presets:
+            for factor in options.factors:
+                figures = evaluate(model, images, name, factor)
+                cells = [f"{psnr:.2f} ({ratio:.3f})" for psnr, ratio in figures.values()]
+                print(f"| {' | '.join([name, f'x{factor:g}', *cells])} |", flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
