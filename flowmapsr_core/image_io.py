@@ -1,6 +1,6 @@
 """Image files in and out, with everything about them that upscaling should keep.
 
-Pillow does the work, but for 16-bit colour: see :mod:`.sixteen_bit`.
+Pillow does the work, but for 16 bits and TIFF: see :mod:`.png_tiff`.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .errors import UserError
-from .sixteen_bit import EXIF_IFD, ICC_TAG, XMP_TAG, read_sixteen_bit, write_sixteen_bit
+from .png_tiff import EXIF_IFD, ICC_TAG, XMP_TAG, read_sixteen_bit, write_png, write_tiff
 
 READABLE = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -28,7 +28,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 4},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95, "method": 4},
-    "TIFF": {"compression": "tiff_adobe_deflate"},
 }
 ORIENTATION = 0x0112
 # EXIF that describes how this file stores its pixels (orientation included: they are upright from here on)
@@ -104,8 +103,10 @@ def write_picture(picture: Picture, path: Path) -> None:
     bits = picture.bits if file_format in SIXTEEN_BIT else 8
     samples = _quantise(color if alpha is None else torch.cat([color, alpha], dim=1), bits)
     with replacing(path) as partial:
-        if bits == 16:
-            write_sixteen_bit(samples, partial, file_format, picture.metadata)
+        if file_format == "TIFF":
+            write_tiff(samples, partial, picture.metadata)
+        elif bits == 16:
+            write_png(samples, partial, picture.metadata)
         else:
             image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
             image.save(partial, file_format, **OPTIONS[file_format], **_save_arguments(picture.metadata, file_format))
@@ -180,16 +181,12 @@ def _metadata(image: Image.Image) -> dict[str, Any]:
 
 
 def _save_arguments(metadata: dict[str, Any], file_format: str) -> dict[str, Any]:
-    """Metadata as the format's ``save`` takes it; PNG and TIFF have no keyword for XMP."""
+    """Metadata as the format's ``save`` takes it; PNG has no keyword for XMP."""
+    if file_format != "PNG" or "xmp" not in metadata:
+        return metadata
     arguments = {key: value for key, value in metadata.items() if key != "xmp"}
-    if xmp := metadata.get("xmp"):
-        if file_format == "PNG":
-            arguments["pnginfo"] = PngInfo()
-            arguments["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
-        elif file_format == "TIFF":
-            arguments["tiffinfo"] = {XMP_TAG: xmp}
-        else:
-            arguments["xmp"] = xmp
+    arguments["pnginfo"] = PngInfo()
+    arguments["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata["xmp"].decode("utf-8", "replace"))
     return arguments
 
 

@@ -6,7 +6,7 @@ from flowmapsr.flowmapsr_core.image_io import Picture, read_picture, upright, wr
 from PIL import Image, ImageCms, ImageOps
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-ORIENTATION, MAKE, EXIF_IFD, EXPOSURE, PIXEL_WIDTH = 0x0112, 0x010F, 0x8769, 0x829A, 0xA002
+ORIENTATION, MAKE, XMP, EXIF_IFD, EXPOSURE, PIXEL_WIDTH = 0x0112, 0x010F, 700, 0x8769, 0x829A, 0xA002
 
 
 def samples(channels, bits, seed=0):
@@ -103,9 +103,9 @@ def test_metadata_is_kept(tmp_path, suffix, bits):
     exif = Image.Exif()
     exif[MAKE] = "Camera"
     exif.get_ifd(EXIF_IFD).update({EXPOSURE: 0.01, PIXEL_WIDTH: 14})
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
+    exif[XMP] = xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
     Image.fromarray(samples(3, 8)).save(
-        tmp_path / "in.tif", exif=exif.tobytes(), icc_profile=ICC, dpi=(300, 300), tiffinfo={700: xmp}
+        tmp_path / "in.tif", exif=exif.tobytes(), icc_profile=ICC, dpi=(300, 300)
     )
     picture = read_picture(tmp_path / "in.tif")
     picture.bits = bits

@@ -5,6 +5,7 @@ halo of :attr:`LocalNet.receptive_radius` gives exactly the untiled result.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ..conditioning import fourier_embedding
 
 FOURIER_DIM = 64
+RESIDUAL_SCALE = 0.2
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,11 @@ class Modulation(nn.Module):
 
 
 class Block(nn.Module):
-    """Gated residual block: ``x + conv(SiLU(gate(norm(x))) * conv(x))``.
+    """Gated residual block: ``x + scale * conv(SiLU(gate(norm(x))) * conv(x))``.
 
     Normalised features decide what is done, features as they are give how much: a filter's answer stays in
-    proportion to the contrast, which a norm in its path would hide.
+    proportion to the contrast, which a norm in its path would hide. The scale keeps the product of all blocks'
+    gains from running away early in training.
     """
 
     def __init__(self, width: int, condition_dim: int) -> None:
@@ -86,7 +89,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         gate = F.silu(self.gate(self.modulation(x, condition)))
-        return x + self.conv2(gate * self.conv1(x))
+        return x + RESIDUAL_SCALE * self.conv2(gate * self.conv1(x))
 
 
 class Level(nn.ModuleList):
@@ -139,7 +142,8 @@ class LocalNet(nn.Module):
     @property
     def receptive_radius(self) -> int:
         """How far, in latent cells, an output cell sees: a multiple of :attr:`stride`, exact for aligned tiles."""
-        radius = 3  # 3x3 convolution and bilinear upsampling at the latent's resolution, two 3x3 at full resolution
+        # two 3x3 at full resolution reach 2 pixels out, bilinear upsampling from there to a cell; then one 3x3
+        radius = 1 - math.floor(-1.5 / self.config.unshuffle - 0.5)
         for level, blocks in enumerate(self.config.decoder_blocks):
             step = 2**level
             radius = -(-radius // step) * step + 2 * blocks * step

@@ -1,6 +1,6 @@
-"""16 bits per sample: Pillow decodes them but keeps only 8 in colour, and writes none in colour.
+"""PNG and TIFF where Pillow falls short: 16 bits per sample in colour, and camera data in a compressed TIFF.
 
-Its raw modes ``;16B`` and ``;16L`` name a byte order and keep the high byte of each sample. Told the opposite order,
+Pillow decodes 16-bit colour but keeps 8 bits of it. Its raw modes ``;16B`` and ``;16L`` name a byte order and keep the high byte of each sample. Told the opposite order,
 they keep the low byte: two decodings give all 16 bits.
 """
 
@@ -40,11 +40,6 @@ def read_sixteen_bit(path: Path) -> np.ndarray | None:
     return high << 8 | low
 
 
-def write_sixteen_bit(samples: np.ndarray, path: Path, file_format: str, metadata: dict[str, Any]) -> None:
-    """Write samples (H, W, 1 to 4) uint16 as ``PNG`` or ``TIFF`` with what Pillow's metadata keywords hold."""
-    (_write_png if file_format == "PNG" else _write_tiff)(samples, path, metadata)
-
-
 def _raw_mode(image: Image.Image) -> str:
     tiles = getattr(image, "tile", None)
     if not tiles or image.format not in ("PNG", "TIFF"):
@@ -60,8 +55,11 @@ def _decode_as(image: Any, raw_mode: str) -> None:
     image.tile = [tile._replace(args=swapped(tile.args)) for tile in image.tile]
 
 
-def _write_png(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
-    """PNG (RFC 2083): every row with filter 2 (up), which suits photographs well enough and vectorises."""
+def write_png(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
+    """Write samples (H, W, 1 to 4) uint16 as PNG (RFC 2083); ``metadata`` has the keywords of Pillow's ``save``.
+
+    Every row has filter 2 (up), which suits photographs well enough and vectorises.
+    """
     height, width, channels = samples.shape
     rows = samples.astype(">u2").view(np.uint8).reshape(height, -1)
     filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
@@ -89,12 +87,15 @@ def _write_png(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> Non
         chunk(b"IEND", b"")
 
 
-def _write_tiff(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
-    """Little-endian TIFF 6.0, one deflated strip. Gray with alpha becomes RGBA: Pillow reads no such TIFF."""
+def write_tiff(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
+    """Write samples (H, W, 1 to 4), uint8 or uint16, as TIFF 6.0, one deflated strip; ``metadata`` as above.
+
+    Gray with alpha becomes RGBA, because Pillow reads no 16-bit TIFF of that kind.
+    """
     if samples.shape[2] == 2:
         samples = samples[:, :, [0, 0, 0, 1]]
     height, width, channels = samples.shape
-    data = zlib.compress(samples.astype("<u2").tobytes(), 4)
+    data = zlib.compress(samples.astype(samples.dtype.newbyteorder("<")).tobytes(), 4)
     ifd = TiffImagePlugin.ImageFileDirectory_v2()
     if "exif" in metadata:
         exif = Image.Exif()
@@ -105,7 +106,7 @@ def _write_tiff(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> No
             if values := exif.get_ifd(tag):
                 ifd[tag] = dict(values)
     ifd[TiffImagePlugin.IMAGEWIDTH], ifd[TiffImagePlugin.IMAGELENGTH] = width, height
-    ifd[TiffImagePlugin.BITSPERSAMPLE] = (16,) * channels
+    ifd[TiffImagePlugin.BITSPERSAMPLE] = (8 * samples.itemsize,) * channels
     ifd[TiffImagePlugin.COMPRESSION] = 8  # Adobe deflate
     ifd[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 2 if channels >= 3 else 1
     ifd[TiffImagePlugin.SAMPLESPERPIXEL] = channels

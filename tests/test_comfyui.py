@@ -1,0 +1,202 @@
+"""The pack in a real ComfyUI: its server is started on the CPU and given the shipped workflow."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+WORKFLOW = ROOT / "workflows" / "flowmapsr_upscale.json"
+COMFYUI = os.environ.get("COMFYUI_PATH")
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
+]
+
+
+class Server:
+    """A ComfyUI server with this pack in a folder of another name, and a base folder of its own."""
+
+    def __init__(self, base):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.base = base
+        for folder in ("custom_nodes", "input", "output", "models/flowmapsr"):
+            (base / folder).mkdir(parents=True)
+        (base / "custom_nodes" / "some-other name").symlink_to(ROOT)
+        self.log = (base / "log.txt").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "main.py", "--cpu", "--port", self.address.split(":")[1], "--base-directory", str(base),
+             "--disable-auto-launch", "--preview-method", "auto", "--disable-api-nodes"],
+            cwd=COMFYUI, stdout=self.log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        for _ in range(240):
+            try:
+                self.nodes = self.get("/object_info")
+                return
+            except OSError:
+                assert self.process.poll() is None, self.output()
+                time.sleep(0.5)
+        raise TimeoutError(self.output())
+
+    def output(self):
+        return (self.base / "log.txt").read_text()[-3000:]
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path, data):
+        request = urllib.request.Request(f"http://{self.address}{path}", json.dumps(data).encode())
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text = answer.read()
+            return json.loads(text) if text else None
+
+    def run(self, prompt):
+        """Queue a prompt and wait for it; its history entry."""
+        number = self.post("/prompt", {"prompt": prompt})["prompt_id"]
+        while True:
+            history = self.get(f"/history/{number}")
+            if history:
+                return history[number]
+            time.sleep(0.1)
+
+    def saved(self, entry):
+        """The images a prompt saved, (H, W, 3) float32."""
+        files = [image for output in entry["outputs"].values() for image in output.get("images", [])]
+        return [np.asarray(Image.open(self.base / "output" / file["filename"]), np.float32) / 255 for file in files]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    running = Server(tmp_path_factory.mktemp("comfyui"))
+    yield running
+    running.process.terminate()
+    running.process.wait(timeout=30)
+    running.log.close()
+
+
+def to_prompt(workflow, nodes):
+    """What the page submits for a workflow: widgets by name, links by node and slot."""
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        schema = nodes[node["type"]]
+        order = [name for group in schema["input_order"].values() for name in group]
+        kinds = {name: kind for group in schema["input"].values() for name, kind in group.items()}
+        inputs = {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link")}
+        widgets = [name for name in order if isinstance(kinds[name][0], list) or kinds[name][0] in WIDGETS]
+        inputs.update(zip(widgets, node["widgets_values"], strict=False))
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+
+@pytest.fixture
+def picture(server):
+    """A small image in ComfyUI's input folder under the name the workflow opens."""
+    image = Image.open(ROOT / "tests" / "data" / "jetty.png").convert("RGB").resize((192, 128))
+    image.save(server.base / "input" / "example.png")
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.fixture
+def prompt(server, picture):
+    return to_prompt(json.loads(WORKFLOW.read_text()), server.nodes)
+
+
+def test_nodes_are_there_with_the_built_in_model_first(server):
+    assert {"FlowMapSR_LoadModel", "FlowMapSR_Upscale"} <= server.nodes.keys()
+    kind, *more = server.nodes["FlowMapSR_LoadModel"]["input"]["required"]["model"]
+    options = kind if isinstance(kind, list) else more[0]["options"]
+    assert options[0] == "built-in"
+    # the server lists a pack's pages by its folder; the page of each node is in web/docs
+    for name in ("FlowMapSR_LoadModel", "FlowMapSR_Upscale"):
+        assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
+    assert "IMPORT FAILED" not in server.output()
+
+
+def test_the_workflow_gives_the_pixels_of_the_command_and_the_function(server, prompt, picture, tmp_path):
+    from flowmapsr.flowmapsr_core import cli, load_model, upscale
+    from flowmapsr.flowmapsr_core.device import find_dtype
+
+    entry = server.run(prompt)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    (node,) = server.saved(entry)
+    source, target = server.base / "input" / "example.png", tmp_path / "out.png"
+    assert cli.main(["upscale", str(source), "--output", str(target), "--scale", "2", "--device", "cpu", "--quiet"]) == 0
+    command = np.asarray(Image.open(target), np.float32) / 255
+    model = load_model(dtype=find_dtype("auto", torch.device("cpu")))
+    function = upscale(model, picture, 2.0)[0].permute(1, 2, 0).numpy()
+    assert node.shape == command.shape == function.shape == (256, 384, 3)
+    assert np.abs(node - command).max() <= 1 / 255 + 1e-6
+    assert np.abs(node - function).max() <= 1 / 255 + 1e-6
+
+
+def test_a_batch_is_every_image_and_the_model_is_optional(server, prompt):
+    del prompt["2"], prompt["3"]["inputs"]["model"]
+    prompt["5"] = {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}
+    prompt["6"] = {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["5", 0]}}
+    prompt["3"]["inputs"] |= {"image": ["6", 0], "factor": 1.5, "look": "faithful"}
+    entry = server.run(prompt)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    first, second = server.saved(entry)
+    assert first.shape == second.shape == (192, 288, 3)
+    assert np.abs(first - (1 - second)).mean() < 0.02
+
+
+def test_progress_with_previews_and_a_cancel_within_a_second(server, prompt, picture):
+    from aiohttp import ClientSession, WSMsgType
+
+    prompt["3"]["inputs"] |= {"factor": 8.0, "look": "vivid"}
+    prompt["4"]["inputs"]["filename_prefix"] = "cancelled"
+
+    async def session():
+        seen = {"previews": 0, "values": []}
+        async with ClientSession() as client, client.ws_connect(f"http://{server.address}/ws?clientId=test") as socket:
+            await asyncio.to_thread(server.post, "/prompt", {"prompt": prompt, "client_id": "test"})
+            interrupted = None
+            while True:
+                message = await asyncio.wait_for(socket.receive(), 120)
+                if message.type == WSMsgType.BINARY:
+                    seen["previews"] += 1
+                elif message.type == WSMsgType.TEXT:
+                    event = json.loads(message.data)
+                    if event["type"] == "progress":
+                        seen["values"].append((event["data"]["value"], event["data"]["max"]))
+                    if event["type"] in ("execution_interrupted", "execution_success", "execution_error"):
+                        return event["type"], time.perf_counter() - (interrupted or 0), seen
+                if seen["previews"] >= 2 and seen["values"] and interrupted is None:
+                    interrupted = time.perf_counter()
+                    await asyncio.to_thread(server.post, "/interrupt", {})
+
+    outcome, seconds, seen = asyncio.run(session())
+    assert outcome == "execution_interrupted"
+    assert seconds < 1.5
+    done, total = seen["values"][-1]
+    assert 0 < done < total
+    assert not list((server.base / "output").glob("cancelled*"))
+
+
+def test_a_bad_image_is_an_error_on_the_node(server, prompt):
+    Image.new("RGB", (1, 1)).save(server.base / "input" / "tiny.png")
+    prompt["1"]["inputs"]["image"] = "tiny.png"
+    entry = server.run(prompt)
+    assert entry["status"]["status_str"] == "error"
+    (error,) = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
+    assert error["node_type"] == "FlowMapSR_Upscale"
+    assert "smallest that can be upscaled" in error["exception_message"]
