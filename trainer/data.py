@@ -15,20 +15,36 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 DECODED_IMAGES = 128  # kept in memory by each process: about 7 MB each at 1920x1280
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Image files of a folder tree, sorted; :class:`UserError` if there are none."""
+def list_images(folder: Path, smallest: int = 1) -> list[Path]:
+    """Readable images of a folder tree with sides of at least ``smallest`` pixels, sorted.
+
+    Raises :class:`UserError` if there are none.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; set it to a folder of photographs")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = [path for path in files if _shorter_side(path) >= smallest]
     if not paths:
-        raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{folder} holds no readable image of at least {smallest}x{smallest} pixels")
     return paths
+
+
+def _shorter_side(path: Path) -> int:
+    """0 for what is no image."""
+    try:
+        with Image.open(path) as image:
+            return min(image.size)
+    except OSError:
+        return 0
 
 
 @lru_cache(maxsize=DECODED_IMAGES)
 def load_rgb(path: Path) -> Image.Image:
     """Decode an image as upright 8-bit RGB."""
-    return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    try:
+        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    except OSError as error:
+        raise UserError(f"{path} is damaged ({error}); take it out of the folder") from error
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -45,16 +61,7 @@ class PhotoCrops(Dataset):
 
     def __init__(self, folder: Path, crop: int, zoom: tuple[float, float], seed: int) -> None:
         self.crop, self.zoom, self.seed = crop, zoom, seed
-        self.paths = [path for path in list_images(folder) if self._usable(path)]
-        if not self.paths:
-            raise UserError(f"{folder} holds no readable image of at least {crop}x{crop} pixels")
-
-    def _usable(self, path: Path) -> bool:
-        try:
-            with Image.open(path) as image:
-                return min(image.size) >= self.crop
-        except OSError:
-            return False
+        self.paths = list_images(folder, crop)
 
     def __getitem__(self, index: int) -> Tensor:
         random = np.random.default_rng((self.seed, index))

@@ -249,6 +249,10 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
         if isinstance(value, list) and len(value) == 2 and all(isinstance(v, (int, float)) for v in value):
             return (float(value[0]), float(value[1]))
         raise UserError(f"{name} must be two numbers, [low, high]")
+    if hint == dict[str, float]:
+        if isinstance(value, dict) and all(isinstance(v, (int, float)) for v in value.values()):
+            return {key: float(number) for key, number in value.items()}
+        raise UserError(f"{name} must be a section of numbers")
     kind = dict if getattr(hint, "__origin__", None) is dict else hint
     _check(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), f"{name} must be {_named(kind)}")
     return value

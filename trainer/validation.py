@@ -26,7 +26,8 @@ def validate(model: FlowMap, recipe: Recipe, folder: Path, step: int) -> dict[st
     """
     if not recipe.data.validation:
         return {}
-    hr = torch.stack([_centre(to_tensor(load_rgb(path))) for path in list_images(Path(recipe.data.validation))])
+    paths = list_images(Path(recipe.data.validation), CROP)
+    hr = torch.stack([_centre(to_tensor(load_rgb(path))) for path in paths])
     hr = hr.to(next(model.parameters()).device)
     report = {}
     for name in ("bicubic", "flowmapsr"):
@@ -51,6 +52,7 @@ def save_grid(columns: list[Tensor], path: Path) -> None:
 
 
 def _centre(image: Tensor) -> Tensor:
-    """Central crop, shrunk from twice its size so that it is sharp."""
-    top, left = ((side - 2 * CROP) // 2 for side in image.shape[-2:])
-    return resize(image[None, :, top : top + 2 * CROP, left : left + 2 * CROP], (CROP, CROP), "bicubic")[0].clamp(0, 1)
+    """Central square, shrunk from twice its size where there is that much, so that it is sharp."""
+    window = min(2 * CROP, *image.shape[-2:])
+    top, left = ((side - window) // 2 for side in image.shape[-2:])
+    return resize(image[None, :, top : top + window, left : left + window], (CROP, CROP), "bicubic")[0].clamp(0, 1)
