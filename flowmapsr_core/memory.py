@@ -6,7 +6,7 @@ import torch
 
 from .model import FlowMap
 
-CPU_BUDGET = 2**29  # bytes; larger tiles are no faster on a CPU, only hungrier
+CPU_BUDGET = 2**28  # bytes; larger tiles are hardly faster on a CPU, and cancelling waits for a tile
 SMALLEST_TILE = 128
 
 

@@ -34,7 +34,7 @@ class HaloTiling:
     pads as it does untiled), and only the tile itself is kept. That equals the untiled result, so nothing is blended.
 
     Attributes:
-        tile: side of a tile in latent cells, a multiple of ``stride``; 0 for one tile.
+        tile: longest side of a tile in latent cells, a multiple of ``stride``; 0 for one tile.
         halo: at least the network's receptive radius, a multiple of ``stride``.
         stride: the network's stride.
     """
@@ -50,12 +50,18 @@ class HaloTiling:
 
     def boxes(self, height: int, width: int) -> list[Box]:
         """(top, left, bottom, right) of every tile of a latent, rows first."""
-        side_y, side_x = (min(self.tile or side, side) for side in (height, width))
+        side_y, side_x = (self._side(length) for length in (height, width))
         return [
             (top, left, top + side_y, left + side_x)
             for top in tile_starts(height, side_y, self.stride)
             for left in tile_starts(width, side_x, self.stride)
         ]
+
+    def _side(self, length: int) -> int:
+        """The smallest tile that covers ``length`` with as few tiles: what neighbours share is computed twice."""
+        if not 0 < self.tile < length:
+            return length
+        return math.ceil(length / math.ceil(length / self.tile) / self.stride) * self.stride
 
     def velocity(self, u: Velocity, on_tile: TileCallback | None = None) -> Velocity:
         """``u`` evaluated tile by tile.

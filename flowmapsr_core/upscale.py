@@ -51,7 +51,7 @@ def upscale(
         look: ``faithful``, ``balanced`` or ``vivid``. ``faithful`` without ``steps`` reads the posterior mean.
         size: exact output (height, width) in place of ``scale``.
         color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.color.match_color`.
-        tile: side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With a
+        tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With a
             ``LocalNet`` the result is the same for any value.
         device: where the work is done; default the weights'.
         progress: called as ``progress(done, total, preview)`` after every tile; ``preview()`` gives the picture as it

@@ -84,3 +84,6 @@ def test_tiling_is_exact(small_model, generator, tile):
     tiled = tiles.velocity(u, lambda box, x, velocity, t: seen.append(box))(x, one, zero)
     assert (tiled - u(x, one, zero)).abs().max() < 1e-5
     assert seen == tiles.boxes(76, 60)
+    sides = {(bottom - top, right - left) for top, left, bottom, right in seen}
+    assert len(sides) == 1
+    assert max(sides.pop()) <= tile
