@@ -1,7 +1,7 @@
 """PNG and TIFF where Pillow falls short: 16 bits per sample in colour, and camera data in a compressed TIFF.
 
-Pillow decodes 16-bit colour but keeps 8 bits of it. Its raw modes ``;16B`` and ``;16L`` name a byte order and keep the high byte of each sample. Told the opposite order,
-they keep the low byte: two decodings give all 16 bits.
+Pillow decodes 16-bit colour but keeps 8 bits of it. Its raw modes ``;16B`` and ``;16L`` name a byte order and keep the
+high byte of each sample. Told the opposite order, they keep the low byte: two decodings give all 16 bits.
 """
 
 import struct

@@ -138,7 +138,9 @@ def test_the_workflow_gives_the_pixels_of_the_command_and_the_function(server, p
     assert entry["status"]["status_str"] == "success", entry["status"]
     (node,) = server.saved(entry)
     source, target = server.base / "input" / "example.png", tmp_path / "out.png"
-    assert cli.main(["upscale", str(source), "--output", str(target), "--scale", "2", "--device", "cpu", "--quiet"]) == 0
+    assert (
+        cli.main(["upscale", str(source), "--output", str(target), "--scale", "2", "--device", "cpu", "--quiet"]) == 0
+    )
     command = np.asarray(Image.open(target), np.float32) / 255
     model = load_model(dtype=find_dtype("auto", torch.device("cpu")))
     function = upscale(model, picture, 2.0)[0].permute(1, 2, 0).numpy()

@@ -104,9 +104,7 @@ def test_metadata_is_kept(tmp_path, suffix, bits):
     exif[MAKE] = "Camera"
     exif.get_ifd(EXIF_IFD).update({EXPOSURE: 0.01, PIXEL_WIDTH: 14})
     exif[XMP] = xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
-    Image.fromarray(samples(3, 8)).save(
-        tmp_path / "in.tif", exif=exif.tobytes(), icc_profile=ICC, dpi=(300, 300)
-    )
+    Image.fromarray(samples(3, 8)).save(tmp_path / "in.tif", exif=exif.tobytes(), icc_profile=ICC, dpi=(300, 300))
     picture = read_picture(tmp_path / "in.tif")
     picture.bits = bits
     write_picture(picture, tmp_path / f"out{suffix}")

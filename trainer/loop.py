@@ -1,6 +1,5 @@
 """The training loop."""
 
-import contextlib
 import json
 import math
 import os
@@ -41,25 +40,12 @@ def train(recipe: Recipe) -> Path:
     folder = Path(recipe.output.folder)
     model = build_model(recipe)
     ema = Ema(model, recipe.optimizer.ema)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        recipe.optimizer.lr,
-        betas=(0.9, 0.99),
-        weight_decay=recipe.optimizer.weight_decay,
-        fused=True,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(step, recipe.steps, recipe.optimizer)
-    )
+    optimizer, schedule = build_optimizer(model, recipe)
     model, optimizer = accelerator.prepare(model, optimizer)
     ema.model.to(accelerator.device)
     accelerator.register_for_checkpointing(schedule, ema)
     step = resume(accelerator, folder)
-    photos = PhotoCrops(Path(recipe.data.photos), recipe.data.crop, recipe.data.zoom, recipe.seed)
-    indices = range(step * recipe.batch, recipe.steps * recipe.batch)
-    loader = accelerator.prepare(
-        DataLoader(photos, recipe.batch, sampler=indices, num_workers=recipe.data.workers, drop_last=True)
-    )
+    loader = accelerator.prepare(build_loader(recipe, step))
     watch = LossWatch()
     progress = tqdm(total=recipe.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
     for hr in loader:
@@ -77,21 +63,39 @@ def train(recipe: Recipe) -> Path:
         optimizer.zero_grad()
         ema.update(accelerator.unwrap_model(model), step)
         step += 1
-        losses = {"loss": error.mean().item(), "flow": error[batch.jumps :].mean().item()}
-        if batch.jumps:
-            losses["jump"] = error[: batch.jumps].mean().item()
-        watch.check(losses["loss"], step, folder)
+        watch.check(error.mean().item(), step, folder)
         progress.update()
         progress.set_postfix(stage=stage.kind, loss=f"{watch.mean:.5f}", grad=f"{norm:.3f}")
-        if step % recipe.output.every == 0 or step == recipe.steps:
+        if step == recipe.steps or (step % recipe.output.every == 0 and not watch.bad):
             save(accelerator, folder, step)
             if accelerator.is_main_process:
                 export(ema.model, recipe, step, folder / "model.safetensors")
-                report = validate(ema.model, recipe, folder, step)
-                log(folder, {"step": step, "stage": stage.kind, **losses, **watch.summary(), **report})
-                progress.write(json.dumps(report))
+                line = {
+                    "step": step,
+                    "stage": stage.kind,
+                    "loss": watch.mean,
+                    **validate(ema.model, recipe, folder, step),
+                }
+                progress.write(log(folder, line))
     progress.close()
     return folder / "model.safetensors"
+
+
+def build_optimizer(model: FlowMap, recipe: Recipe) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW and its schedule."""
+    settings = recipe.optimizer
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, recipe.steps, settings))
+
+
+def build_loader(recipe: Recipe, step: int) -> DataLoader:
+    """HR crops from a step on: crop i is the same whether the run was interrupted or not."""
+    data = recipe.data
+    photos = PhotoCrops(Path(data.photos), data.crop, data.zoom, recipe.seed)
+    indices = range(step * recipe.batch, recipe.steps * recipe.batch)
+    return DataLoader(photos, recipe.batch, sampler=indices, num_workers=data.workers)
 
 
 def build_model(recipe: Recipe) -> FlowMap:
@@ -127,7 +131,6 @@ class LossWatch:
 
     def __init__(self) -> None:
         self.mean, self.bad = 0.0, 0
-        self.sum, self.count = 0.0, 0
 
     def check(self, loss: float, step: int, folder: Path) -> None:
         """Raise :class:`UserError` at a NaN, or after PATIENCE steps above EXPLODED times the running loss."""
@@ -141,17 +144,13 @@ class LossWatch:
             )
         if not self.bad:
             self.mean = loss if not self.mean else 0.99 * self.mean + 0.01 * loss
-        self.sum, self.count = self.sum + loss, self.count + 1
-
-    def summary(self) -> dict[str, float]:
-        """Mean loss since the last summary."""
-        mean, self.sum, self.count = self.sum / max(self.count, 1), 0.0, 0
-        return {"mean_loss": mean}
 
 
 def resume(accelerator: Accelerator, folder: Path) -> int:
     """Load the last training state; returns its step, 0 if there is none."""
     state = folder / "state"
+    if not state.is_dir():
+        state = folder / "state.old"  # stopped between the two renames of save()
     if not state.is_dir():
         return 0
     accelerator.load_state(str(state))
@@ -164,8 +163,8 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
     accelerator.save_state(str(fresh))
     if accelerator.is_main_process:
         (fresh / "step").write_text(str(step))
-        shutil.rmtree(old, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
+        if state.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(state, old)
         os.replace(fresh, state)
         shutil.rmtree(old, ignore_errors=True)
@@ -182,7 +181,9 @@ def export(model: FlowMap, recipe: Recipe, step: int, path: Path) -> None:
     save_checkpoint(model, path)
 
 
-def log(folder: Path, line: dict) -> None:
-    """Append a line to the run's log."""
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def log(folder: Path, line: dict) -> str:
+    """Append a line to the run's log; returns it."""
+    text = json.dumps(line)
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+    return text
