@@ -24,7 +24,7 @@ MAX_GUIDANCE = 8.0
 Progress = Callable[[int, int, Callable[[], Tensor]], None]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def upscale(
     model: FlowMap,
     image: Tensor,
@@ -88,7 +88,7 @@ def upscale(
     results = []
     for lr in image.float().split(1):
         lr = lr.to(device)
-        x1 = F.pad(resize(lr, size).clamp_(0, 1), (0, padding[1], 0, padding[0]), mode="replicate")
+        x1 = F.pad(resize(lr, size).clamp(0, 1), (0, padding[1], 0, padding[0]), mode="replicate")
         x1 = model.codec.encode(x1)
         preview = Preview(model.codec, x1)
         x0 = run(u, x1, settings)

@@ -72,9 +72,11 @@ def run_jobs(jobs: list[Job], options: Namespace) -> list[UserError]:
     if not options.long_edge and not options.size and not 1 <= options.scale <= MAX_SCALE:
         raise UserError(f"the scale is {options.scale:g}; use a factor from 1 to {MAX_SCALE}")
     device = find_device(options.device)
-    model = load_model(options.model, device, find_dtype(options.dtype, device))
+    dtype = find_dtype(options.dtype, device)
+    model = load_model(options.model, device)
     if options.lora:
         merge_lora(model, options.lora, settings.lora_scale if options.lora_scale is None else options.lora_scale)
+    model.to(dtype)
     failures = []
     for number, job in enumerate(jobs, 1):
         title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"

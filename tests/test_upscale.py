@@ -14,6 +14,13 @@ def test_output_size_is_exact_for_any_scale(small_model, photo, scale):
     assert result.max() <= 1
 
 
+def test_the_input_is_left_alone(small_model, photo):
+    image = photo * 1.2 - 0.1
+    before = image.clone()
+    upscale(small_model, image, 1)
+    assert torch.equal(image, before)
+
+
 def test_an_exact_size_can_be_asked_for(small_model, photo):
     assert upscale(small_model, photo, size=(127, 301)).shape[-2:] == (127, 301)
 
