@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -15,6 +16,13 @@ from .errors import UserError
 from .image_io import check_writable, read_picture, write_picture
 from .resize import resize
 from .upscale_files import plan_jobs, run_jobs
+
+
+class Parser(argparse.ArgumentParser):
+    """Usage errors in one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"flowmapsr: error: {message}; see '{self.prog} --help'\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +76,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flowmapsr", description="Upscale photographs 2x to 8x with flow maps.")
+    parser = Parser(prog="flowmapsr", description="Upscale photographs 2x to 8x with flow maps.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_upscale(commands.add_parser("upscale", help="upscale images", description="Upscale images."))
     degrade = commands.add_parser(

@@ -15,7 +15,7 @@ from .memory import default_tile
 from .model import FlowMap
 from .preview import Preview
 from .resize import resize
-from .tiling import Box, HaloTiling
+from .tiling import Box, HaloTiling, TileCallback
 
 MIN_SIDE = 4
 MAX_SCALE = 8
@@ -71,33 +71,39 @@ def upscale(
         raise UserError(f"the tile is {tile}; use a side in pixels, or 0 for no tiles")
     if tile is None:
         tile = default_tile(model, size, device)
-    align = model.codec.factor * model.network.stride
-    padding = -size[0] % align, -size[1] % align
     tiling = HaloTiling.for_network(model.network, -(-tile // model.codec.factor))
-    cells = [(side + more) // model.codec.factor for side, more in zip(size, padding, strict=True)]
-    total, done = len(image) * settings.steps * len(tiling.boxes(*cells)), 0
-
-    def on_tile(box: Box, x: Tensor, velocity: Tensor, t: Tensor) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            preview.on_tile(box, x, velocity, t)
-            progress(done, total, preview.image)
-
-    u = tiling.velocity(model.velocity(settings.guidance), on_tile)
     results = []
-    for lr in image.float().split(1):
+    for index, lr in enumerate(image.float().split(1)):
         lr = lr.to(device)
-        x1 = F.pad(resize(lr, size).clamp(0, 1), (0, padding[1], 0, padding[0]), mode="replicate")
-        x1 = model.codec.encode(x1)
-        preview = Preview(model.codec, x1)
-        x0 = run(u, x1, settings)
+        x1 = encode(model, resize(lr, size).clamp(0, 1))
+        calls = settings.steps * len(tiling.boxes(x1.shape[-2], x1.shape[-1]))
+        report = reporter(progress, Preview(model.codec, x1), index * calls, len(image) * calls) if progress else None
+        x0 = run(tiling.velocity(model.velocity(settings.guidance), report), x1, settings)
         del x1
         sr = model.codec.decode(x0)[..., : size[0], : size[1]]
         del x0
         results.append(match_color(sr, lr, color, color_strength).clamp_(0, 1).to(image.device))
         del sr
     return torch.cat(results) if len(results) > 1 else results[0]
+
+
+def encode(model: FlowMap, image: Tensor) -> Tensor:
+    """Latent of an image (1, 3, H, W) in [0, 1], its right and bottom edges repeated up to the network's stride."""
+    align = model.codec.factor * model.network.stride
+    height, width = image.shape[-2:]
+    return model.codec.encode(F.pad(image, (0, -width % align, 0, -height % align), mode="replicate"))
+
+
+def reporter(progress: Progress, preview: Preview, done: int, total: int) -> TileCallback:
+    """What to do after a tile: paste it into the preview and count on from ``done``."""
+
+    def on_tile(box: Box, x: Tensor, velocity: Tensor, t: Tensor) -> None:
+        nonlocal done
+        done += 1
+        preview.on_tile(box, x, velocity, t)
+        progress(done, total, preview.image)
+
+    return on_tile
 
 
 def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tuple[int, int]:

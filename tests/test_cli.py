@@ -146,10 +146,11 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, image, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["upscale"], ["upscale", "a.png", "--output", "b.png", "--size", "12"], ["x"]])
-def test_usage_errors_exit_with_2(arguments):
+def test_usage_errors_are_one_line_too(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_degrade(image, tmp_path, capsys):

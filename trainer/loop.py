@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..flowmapsr_core.checkpoint import load_model, save_checkpoint
+from ..flowmapsr_core.device import DTYPES
 from ..flowmapsr_core.errors import UserError
 from ..flowmapsr_core.model import FlowMap
 from .batch import make_batch, make_target
@@ -178,7 +179,7 @@ def export(model: FlowMap, recipe: Recipe, step: int, path: Path) -> None:
         **info,
         "training": {"steps": step, "batch": recipe.batch, "crop": recipe.data.crop, "stages": stages},
     }
-    save_checkpoint(model, path)
+    save_checkpoint(model, path, DTYPES[recipe.output.dtype])
 
 
 def log(folder: Path, line: dict) -> str:

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 import torch
 
 from ..flowmapsr_core.degradation import PRESETS
+from ..flowmapsr_core.device import DTYPES
 from ..flowmapsr_core.errors import UserError
 from ..flowmapsr_core.model import FlowMap
 from .time_pairs import TimePairs
@@ -116,16 +117,25 @@ class Stage:
 
 @dataclass(frozen=True)
 class Output:
-    """``folder``: checkpoints, log and pictures; ``every``: steps between them; ``title``...: into the metadata."""
+    """What a run leaves.
+
+    Attributes:
+        folder: where checkpoints, log and pictures go.
+        every: steps between them.
+        dtype: precision of the weights in the exported checkpoint.
+        title, author, license: into its metadata.
+    """
 
     folder: str = "runs/flowmapsr"
     every: int = 1000
+    dtype: str = "float32"
     title: str = "FlowMapSR"
     author: str = ""
     license: str = ""
 
     def __post_init__(self) -> None:
         _check(self.every > 0, "output.every must be above 0")
+        _check(self.dtype in DTYPES, f"output.dtype: {self.dtype!r} is none of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)
