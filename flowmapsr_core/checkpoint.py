@@ -88,19 +88,30 @@ def read_metadata(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
 def describe(path: Path) -> dict[str, Any]:
     """What a file is, as JSON data: kind, configuration, ModelSpec keys, number of weights and their dtypes.
 
-    ``kind`` is ``checkpoint``, ``lora`` or ``other``. Raises :class:`UserError` if it is no safetensors file.
+    ``kind`` is ``checkpoint``, ``lora`` (then with its ``ranks``) or ``other``. Raises :class:`UserError` if it is no safetensors file.
     """
     metadata, shapes = read_metadata(path)
     with safe_open(path, framework="pt") as file:
         dtypes = sorted({file.get_slice(name).get_dtype() for name in shapes})
-    kind = "other"
+    ranks = sorted(
+        {shape[0] for name, shape in shapes.items() if name.endswith((".lora_down.weight", ".lora_A.weight"))}
+    )
+    kind, more = "other", {}
     if metadata.get("format") == FORMAT:
         kind = "checkpoint"
-    elif any(name.endswith((".lora_down.weight", ".lora_A.weight")) for name in shapes):
-        kind = "lora"
+    elif ranks:
+        kind, more = "lora", {"ranks": ranks}
     decoded = {key: json.loads(text) if key in ("config", "training") else text for key, text in metadata.items()}
     weights = sum(torch.Size(shape).numel() for shape in shapes.values())
-    return {"file": str(path), "kind": kind, **decoded, "weights": weights, "tensors": len(shapes), "dtypes": dtypes}
+    return {
+        "file": str(path),
+        "kind": kind,
+        **more,
+        **decoded,
+        "weights": weights,
+        "tensors": len(shapes),
+        "dtypes": dtypes,
+    }
 
 
 def load_model(

@@ -161,6 +161,16 @@ def test_a_batch_is_every_image_and_the_model_is_optional(server, prompt):
     assert np.abs(first - (1 - second)).mean() < 0.02
 
 
+def test_alpha_survives(server, prompt):
+    prompt["5"] = {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["1", 0], "alpha": ["1", 1]}}
+    prompt["3"]["inputs"]["image"] = ["5", 0]
+    entry = server.run(prompt)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    (image,) = server.saved(entry)
+    assert image.shape == (256, 384, 4)
+    assert image[..., 3].min() == 1  # the picture has no transparent pixel
+
+
 def test_progress_with_previews_and_a_cancel_within_a_second(server, prompt, picture):
     from aiohttp import ClientSession, WSMsgType
 
