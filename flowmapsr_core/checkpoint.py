@@ -93,7 +93,8 @@ def describe(path: Path) -> dict[str, Any]:
     metadata, shapes = read_metadata(path)
     with safe_open(path, framework="pt") as file:
         dtypes = sorted({file.get_slice(name).get_dtype() for name in shapes})
-    ranks = sorted(
+    downs = [name for name in shapes if name.endswith((".lora_down.weight", ".lora_A.weight"))]
+    ranks = sorted({shapes[name][0] for name in downs})
         {shape[0] for name, shape in shapes.items() if name.endswith((".lora_down.weight", ".lora_A.weight"))}
     )
     kind, more = "other", {}
