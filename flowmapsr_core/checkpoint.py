@@ -88,15 +88,14 @@ def read_metadata(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
 def describe(path: Path) -> dict[str, Any]:
     """What a file is, as JSON data: kind, configuration, ModelSpec keys, number of weights and their dtypes.
 
-    ``kind`` is ``checkpoint``, ``lora`` (then with its ``ranks``) or ``other``. Raises :class:`UserError` if it is no safetensors file.
+    ``kind`` is ``checkpoint``, ``lora`` (then with its ``ranks``) or ``other``. Raises :class:`UserError` if the file
+    is no safetensors file.
     """
     metadata, shapes = read_metadata(path)
     with safe_open(path, framework="pt") as file:
         dtypes = sorted({file.get_slice(name).get_dtype() for name in shapes})
     downs = [name for name in shapes if name.endswith((".lora_down.weight", ".lora_A.weight"))]
     ranks = sorted({shapes[name][0] for name in downs})
-        {shape[0] for name, shape in shapes.items() if name.endswith((".lora_down.weight", ".lora_A.weight"))}
-    )
     kind, more = "other", {}
     if metadata.get("format") == FORMAT:
         kind = "checkpoint"
