@@ -24,8 +24,8 @@ class Look:
 
 LOOKS = {
     "faithful": Look(steps=1, guidance=1.0, lora_scale=0.0, posterior_mean=True),
-    "balanced": Look(steps=2, guidance=1.5, lora_scale=1.5),
-    "vivid": Look(steps=4, guidance=2.0, lora_scale=2.0),
+    "balanced": Look(steps=2, guidance=2.0, lora_scale=1.5),
+    "vivid": Look(steps=4, guidance=3.0, lora_scale=2.0),
 }
 
 

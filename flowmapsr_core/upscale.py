@@ -119,7 +119,8 @@ def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tu
         if not 1 <= scale <= MAX_SCALE:
             raise UserError(f"the scale is {scale:g}; use a factor from 1 to {MAX_SCALE}")
         return round(scale * height), round(scale * width)
-    if not all(side <= wanted <= MAX_SCALE * side for side, wanted in zip((height, width), size, strict=True)):
+    # one pixel of grace: an image shrunk by 8 has lost up to half a pixel to rounding
+    if not all(side <= wanted <= MAX_SCALE * (side + 1) for side, wanted in zip((height, width), size, strict=True)):
         raise UserError(
             f"{size[1]}x{size[0]} is not 1 to {MAX_SCALE} times the image's {width}x{height}; choose a size in between"
         )
