@@ -150,11 +150,11 @@ def test_bad_data_is_said_with_status_2(recipe_file, tmp_path):
 
 
 def test_crops_are_the_same_for_a_seed_and_skip_broken_files(photos):
-    first, second = (PhotoCrops(photos, 64, (1, 3), 0.3, seed) for seed in (5, 5))
+    first, second = (PhotoCrops(photos, 64, (1, 3), seed) for seed in (5, 5))
     assert len(first.paths) == 3
     assert torch.equal(first[1000], second[1000])
     assert not torch.equal(first[1000], first[1001])
-    assert not torch.equal(first[1000], PhotoCrops(photos, 64, (1, 3), 0.3, 6)[1000])
+    assert not torch.equal(first[1000], PhotoCrops(photos, 64, (1, 3), 6)[1000])
     crop = first[0]
     assert crop.shape == (3, 64, 64)
     assert crop.min() >= 0

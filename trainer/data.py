@@ -56,12 +56,11 @@ class PhotoCrops(Dataset):
     """Endless stream of square HR crops; item i is the same for a seed, whatever came before it.
 
     A crop shows a window ``zoom`` times its own size, shrunk: photographs from the web are soft at full size, and a
-    network that never saw a sharp pixel cannot make one. ``jitter`` changes contrast by up to that share, brightness by
-    up to half of it, and shuffles the colour channels: fewer photographs teach more.
+    network that never saw a sharp pixel cannot make one.
     """
 
-    def __init__(self, folder: Path, crop: int, zoom: tuple[float, float], jitter: float, seed: int) -> None:
-        self.crop, self.zoom, self.jitter, self.seed = crop, zoom, jitter, seed
+    def __init__(self, folder: Path, crop: int, zoom: tuple[float, float], seed: int) -> None:
+        self.crop, self.zoom, self.seed = crop, zoom, seed
         self.paths = list_images(folder, crop)
 
     def __getitem__(self, index: int) -> Tensor:
@@ -73,8 +72,4 @@ class PhotoCrops(Dataset):
         box = (left, top, left + window, top + window)
         crop = to_tensor(image.resize((self.crop, self.crop), Image.Resampling.BICUBIC, box=box))
         crop = crop.rot90(int(random.integers(4)), (1, 2))
-        crop = crop.flip(2) if random.integers(2) else crop
-        if self.jitter:
-            contrast, shift = random.uniform(1 - self.jitter, 1 + self.jitter), random.uniform(-0.5, 0.5) * self.jitter
-            crop = ((crop[random.permutation(3)] - 0.5) * contrast + 0.5 + shift).clamp(0, 1)
-        return crop
+        return crop.flip(2) if random.integers(2) else crop

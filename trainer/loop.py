@@ -94,7 +94,7 @@ def build_optimizer(model: FlowMap, recipe: Recipe) -> tuple[torch.optim.AdamW, 
 def build_loader(recipe: Recipe, step: int) -> DataLoader:
     """HR crops from a step on: crop i is the same whether the run was interrupted or not."""
     data = recipe.data
-    photos = PhotoCrops(Path(data.photos), data.crop, data.zoom, data.jitter, recipe.seed)
+    photos = PhotoCrops(Path(data.photos), data.crop, data.zoom, recipe.seed)
     indices = range(step * recipe.batch, recipe.steps * recipe.batch)
     return DataLoader(photos, recipe.batch, sampler=indices, num_workers=data.workers)
 

@@ -31,7 +31,6 @@ class Data:
         validation: folder of held-out photographs; empty for no validation.
         crop: side of an HR crop in pixels.
         zoom: range of how many source pixels a crop's pixel spans; see PhotoCrops.
-        jitter: change of contrast and brightness, 0 for none; see PhotoCrops.
         workers: processes that decode; 0 for the training process itself.
     """
 
@@ -39,13 +38,11 @@ class Data:
     validation: str = ""
     crop: int = 128
     zoom: tuple[float, float] = (1.0, 3.0)
-    jitter: float = 0.0
     workers: int = 0
 
     def __post_init__(self) -> None:
         _check(self.crop >= 32, "data.crop must be at least 32 pixels")
         _check(0.5 <= self.zoom[0] <= self.zoom[1], "data.zoom must be [low, high] with 0.5 <= low <= high")
-        _check(0 <= self.jitter < 1, "data.jitter must be from 0 to below 1")
 
 
 @dataclass(frozen=True)
