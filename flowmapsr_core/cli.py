@@ -14,7 +14,7 @@ from .checkpoint import BUILT_IN, describe
 from .device import DTYPES
 from .errors import UserError
 from .image_io import check_writable, read_picture, write_picture
-from .resize import resize
+from .resize import resize_alpha
 from .upscale_files import plan_jobs, run_jobs
 
 
@@ -58,9 +58,7 @@ def _degrade(options: argparse.Namespace) -> int:
     stages = degradation.preset(options.preset)
     generator = torch.Generator().manual_seed(options.seed)
     lr = degradation.degrade(picture.color, options.scale, stages, generator)
-    alpha = picture.alpha
-    if alpha is not None:
-        alpha = resize(alpha, (lr.shape[-2], lr.shape[-1])).clamp(0, 1)
+    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, lr)
     write_picture(replace(picture, color=lr, alpha=alpha), options.output)
     return 0
 

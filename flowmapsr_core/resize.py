@@ -19,3 +19,12 @@ def resize(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tenso
     if mode == "area":
         return F.interpolate(image, size, mode="area")
     return F.interpolate(image, size, mode=mode, antialias=True)
+
+
+def resize_alpha(alpha: Tensor, like: Tensor) -> Tensor:
+    """Resize an alpha channel (B, 1, H, W) in [0, 1] to an image's size.
+
+    Rounded to 16 bits: opaque has to stay exactly 1, since programs that cut off would make it 254 of 255.
+    """
+    resized = resize(alpha, (like.shape[-2], like.shape[-1])).clamp(0, 1)
+    return (resized * 65535).round() / 65535

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from .checkpoint import load_model
@@ -16,7 +15,7 @@ from .image_io import READABLE, WRITABLE, check_writable, read_picture, write_pi
 from .looks import find_look
 from .lora import merge_lora
 from .model import FlowMap
-from .resize import resize
+from .resize import resize_alpha
 from .upscale import MAX_SCALE, override, upscale
 
 
@@ -108,9 +107,7 @@ def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> No
         raise UserError("not enough memory; use a smaller --tile or --scale") from error
     if picture.gray:
         color = color.mean(dim=1, keepdim=True).expand_as(color)
-    alpha: Tensor | None = picture.alpha
-    if alpha is not None:
-        alpha = resize(alpha, (color.shape[-2], color.shape[-1])).clamp_(0, 1)
+    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color)
     write_picture(replace(picture, color=color, alpha=alpha), job.target)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..flowmapsr_core import upscale
 from ..flowmapsr_core.looks import LOOKS
-from ..flowmapsr_core.resize import resize
+from ..flowmapsr_core.resize import resize_alpha
 from ..flowmapsr_core.upscale import MAX_SCALE
 from .runtime import ModelType, load_patcher, loaded, progress
 
@@ -43,6 +43,5 @@ class Upscale(io.ComfyNode):
             loaded(patcher), channels[:, :3], factor, look=look, device=patcher.load_device, progress=progress()
         )
         if channels.shape[1] == 4:
-            alpha = resize(channels[:, 3:], (result.shape[-2], result.shape[-1])).clamp(0, 1)
-            result = torch.cat([result, alpha], dim=1)
+            result = torch.cat([result, resize_alpha(channels[:, 3:], result)], dim=1)
         return io.NodeOutput(result.movedim(1, -1))
