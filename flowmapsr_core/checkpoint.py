@@ -29,6 +29,8 @@ def save_checkpoint(model: FlowMap, path: Path, dtype: torch.dtype = torch.float
     tensors = {name: _packed(tensor.detach().to("cpu", dtype)) for name, tensor in model.state_dict().items()}
     info = {key: str(value) for key, value in model.info.items() if key != "training"}
     metadata = {
+        # first: of a loaded model, info holds the hash of the weights it was loaded with
+        **{f"modelspec.{key}": value for key, value in info.items()},
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(model.config()),
@@ -37,7 +39,6 @@ def save_checkpoint(model: FlowMap, path: Path, dtype: torch.dtype = torch.float
         "modelspec.architecture": f"flowmapsr/{type(model.network).__name__}",
         "modelspec.implementation": "flowmapsr",
         "modelspec.hash_sha256": "0x" + weights_hash(tensors),
-        **{f"modelspec.{key}": value for key, value in info.items()},
     }
     write_safetensors(tensors, path, metadata)
 

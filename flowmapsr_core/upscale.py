@@ -106,6 +106,12 @@ def reporter(progress: Progress, preview: Preview, done: int, total: int) -> Til
     return on_tile
 
 
+def check_scale(scale: float) -> None:
+    """Raise :class:`UserError` unless a factor is from 1 to 8."""
+    if not 1 <= scale <= MAX_SCALE:
+        raise UserError(f"the scale is {scale:g}; use a factor from 1 to {MAX_SCALE}")
+
+
 def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tuple[int, int]:
     """Exact output (height, width) for an image (B, 3, H, W); :class:`UserError` where there is none."""
     if image.dim() != 4 or image.shape[1] != 3:
@@ -116,8 +122,7 @@ def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tu
             f"the image is {width}x{height} pixels; the smallest that can be upscaled is {MIN_SIDE}x{MIN_SIDE}"
         )
     if size is None:
-        if not 1 <= scale <= MAX_SCALE:
-            raise UserError(f"the scale is {scale:g}; use a factor from 1 to {MAX_SCALE}")
+        check_scale(scale)
         return round(scale * height), round(scale * width)
     # one pixel of grace: an image shrunk by 8 has lost up to half a pixel to rounding
     if not all(side <= wanted <= MAX_SCALE * (side + 1) for side, wanted in zip((height, width), size, strict=True)):

@@ -16,7 +16,7 @@ from .looks import find_look
 from .lora import merge_lora
 from .model import FlowMap
 from .resize import resize_alpha
-from .upscale import MAX_SCALE, override, upscale
+from .upscale import check_scale, override, upscale
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def run_jobs(jobs: list[Job], options: Namespace) -> list[UserError]:
     """
     settings = override(find_look(options.look), options.steps, options.guidance)
     check_color(options.color, options.color_strength)
-    if not options.long_edge and not options.size and not 1 <= options.scale <= MAX_SCALE:
-        raise UserError(f"the scale is {options.scale:g}; use a factor from 1 to {MAX_SCALE}")
+    if not options.long_edge and not options.size:
+        check_scale(options.scale)
     device = find_device(options.device)
     dtype = find_dtype(options.dtype, device)
     model = load_model(options.model, device)

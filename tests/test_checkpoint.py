@@ -55,6 +55,16 @@ def test_description(saved):
     assert described["weights"] > 1000
 
 
+def test_changed_weights_are_saved_with_their_own_hash(saved, tmp_path):
+    model = load_model(saved)
+    with torch.no_grad():
+        model.prompts["positive"].add_(1)
+    save_checkpoint(model, tmp_path / "changed.safetensors")
+    before, after = describe(saved), describe(tmp_path / "changed.safetensors")
+    assert before["modelspec.hash_sha256"] != after["modelspec.hash_sha256"]
+    assert after["modelspec.title"] == "Small"
+
+
 def test_nothing_is_left_behind_when_writing_fails(small_model, saved, monkeypatch):
     before = saved.read_bytes()
 
