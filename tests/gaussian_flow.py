@@ -1,6 +1,11 @@
-"""A flow whose velocity and map are known: x0 and x1 independent Gaussians, coordinate by coordinate."""
+"""Flows whose velocity and map are known: x0 and x1 independent Gaussians, coordinate by coordinate."""
 
 import torch
+
+
+def column(time):
+    """A time (B,) that broadcasts over (B, C, H, W)."""
+    return time.reshape(-1, 1, 1, 1)
 
 
 class GaussianFlow:
@@ -15,18 +20,38 @@ class GaussianFlow:
     def std(self, t):
         return ((1 - t) ** 2 * self.std0**2 + t**2 * self.std1**2).sqrt()
 
+    def growth(self, t):
+        """d/dt log sigma_t."""
+        return (t * self.std1**2 - (1 - t) * self.std0**2) / self.std(t) ** 2
+
     def map(self, x, t, s):
-        t, s = (time.reshape(-1, 1, 1, 1) for time in (t, s))
+        t, s = column(t), column(s)
         return self.mean(s) + self.std(s) / self.std(t) * (x - self.mean(t))
 
     def velocity(self, x, t):
         """d/dt of the map: the marginal velocity, E[x1 - x0 | x_t = x]."""
-        t = t.reshape(-1, 1, 1, 1)
-        growth = (t * self.std1**2 - (1 - t) * self.std0**2) / self.std(t) ** 2
-        return self.mean1 - self.mean0 + growth * (x - self.mean(t))
+        t = column(t)
+        return self.mean1 - self.mean0 + self.growth(t) * (x - self.mean(t))
 
     def u(self, x, t, s):
         """Average velocity, its limit where s = t."""
-        same = (t == s).reshape(-1, 1, 1, 1)
-        gap = torch.where(same, torch.ones_like(x[:, :1, :1, :1]), (t - s).reshape(-1, 1, 1, 1))
+        same = column(t == s)
+        gap = torch.where(same, torch.ones_like(x[:, :1, :1, :1]), column(t - s))
         return torch.where(same, self.velocity(x, t), (x - self.map(x, t, s)) / gap)
+
+
+class GuidedFlow(GaussianFlow):
+    """The flow of the velocity ``w v_positive + (1 - w) v_negative`` of two Gaussian flows of the same mean, w (B,).
+
+    The growths mix with weights w and 1 - w, hence so do the logarithms of the standard deviations.
+    """
+
+    def __init__(self, positive, negative, w):
+        self.mean0, self.mean1 = positive.mean0, positive.mean1
+        self.positive, self.negative, self.w = positive, negative, column(w)
+
+    def std(self, t):
+        return self.positive.std(t) ** self.w * self.negative.std(t) ** (1 - self.w)
+
+    def growth(self, t):
+        return self.w * self.positive.growth(t) + (1 - self.w) * self.negative.growth(t)

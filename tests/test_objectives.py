@@ -2,6 +2,9 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core.flow import flow_map
 from flowmapsr.trainer.objectives import (
+    JUMPS,
+    USE_VELOCITY,
+    biased_lagrangian_target,
     eulerian_target,
     flow_matching_target,
     guided_velocity,
@@ -9,7 +12,11 @@ from flowmapsr.trainer.objectives import (
     shortcut_target,
 )
 from flowmapsr.trainer.time_pairs import TimePairs
-from gaussian_flow import GaussianFlow
+from gaussian_flow import GaussianFlow, GuidedFlow, column
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+UNBIASED = [JUMPS[name] for name in ("shortcut", "lagrangian", "eulerian")]
 
 
 @pytest.fixture
@@ -22,11 +29,50 @@ def case(generator):
     return flow, x, t, s
 
 
-@pytest.mark.parametrize("objective", [shortcut_target, lagrangian_target, eulerian_target])
+@pytest.fixture
+def guided(generator):
+    """A flow guided away from one with less detail in x0, w in [1, 3.5]."""
+    w = 1 + 2.5 * torch.rand(64, generator=generator, dtype=torch.float64)
+    return GuidedFlow(GaussianFlow(), GaussianFlow(std0=0.3), w)
+
+
+def attention(x, t, s):
+    """A velocity in which every row of pixels attends to all rows."""
+    return scaled_dot_product_attention(x, torch.sin(x + column(t)), torch.cos(x * column(s + t)))
+
+
+@pytest.mark.parametrize("objective", UNBIASED)
 def test_the_exact_average_velocity_is_its_own_target(case, objective):
     flow, x, t, s = case
     target = objective(flow.u, x, flow.velocity(x, t), t, s)
     assert (target - flow.u(x, t, s)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("objective", UNBIASED)
+def test_the_exact_guided_velocity_is_its_own_target(case, guided, objective):
+    _, x, t, s = case
+    v = guided_velocity(guided.negative.u, x, guided.positive.velocity(x, t), t, guided.w)
+    target = objective(guided.u, x, v, t, s)
+    assert (target - guided.u(x, t, s)).abs().max() < 1e-10
+    assert (flow_matching_target(guided.u, x, v, t, t) - guided.u(x, t, t)).abs().max() < 1e-10
+    assert (guided.u(x, t, s) - guided.positive.u(x, t, s)).abs().max() > 0.1
+
+
+def test_biased_lagrangian_target_holds_for_euler_steps_only(case):
+    flow, x, t, s = case
+    v = flow.velocity(x, t)
+    bias = biased_lagrangian_target(flow.u, x, v, t, s) - flow.u(x, t, s)
+    assert torch.allclose(bias, v - flow.velocity(flow.map(x, t, s), s), atol=1e-10)
+    assert bias.square().mean().sqrt() > 0.3
+    assert torch.equal(biased_lagrangian_target(lambda x, t, s: flow.velocity(x, t), x, v, t, s), v)
+
+
+def test_eulerian_target_averages_over_the_data(case, generator):
+    flow, x, t, s = case
+    v = flow.velocity(x, t)
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    pair = [eulerian_target(flow.u, x, v + sign * noise, t, s) for sign in (1, -1)]
+    assert (sum(pair) / 2 - flow.u(x, t, s)).abs().max() < 1e-10
 
 
 def test_flow_matching_target_is_the_velocity(case):
@@ -35,20 +81,44 @@ def test_flow_matching_target_is_the_velocity(case):
     assert torch.equal(flow_matching_target(flow.u, x, v, t, t), v)
 
 
-def test_jvp_targets_equal_central_differences(case):
+@pytest.mark.parametrize("name", JUMPS)
+def test_only_some_jumps_look_at_the_velocity(case, name):
+    flow, x, t, s = case
+    targets = [JUMPS[name](flow.u, x, v, t, s) for v in (x, x + 1)]
+    assert torch.equal(*targets) == (name not in USE_VELOCITY)
+
+
+@pytest.mark.parametrize("u", [GaussianFlow().u, attention])
+@torch.no_grad()
+def test_jvp_targets_equal_central_differences(case, u):
     flow, x, t, s = case
     h = 1e-5
+    jump, v = column(t - s), flow.velocity(x, t)
+    u_s = (u(x, t, s + h) - u(x, t, s - h)) / (2 * h)
+    expected = u(flow_map(u, x, t, s), s, s) + jump * u_s
+    assert torch.allclose(lagrangian_target(u, x, v, t, s), expected, atol=1e-8)
+    assert torch.allclose(biased_lagrangian_target(u, x, v, t, s), v + jump * u_s, atol=1e-8)
+    u_t = (u(x + h * v, t + h, s) - u(x - h * v, t - h, s)) / (2 * h)
+    assert torch.allclose(eulerian_target(u, x, v, t, s), v - jump * u_t, atol=1e-8)
 
-    def column(time):
-        return time.reshape(-1, 1, 1, 1)
 
-    v = flow.velocity(x, t)
-    u_s = (flow.u(x, t, s + h) - flow.u(x, t, s - h)) / (2 * h)
-    x_s = flow_map(flow.u, x, t, s)
-    expected = flow.u(x_s, s, s) + column(t - s) * u_s
-    assert torch.allclose(lagrangian_target(flow.u, x, v, t, s), expected, atol=1e-6)
-    u_t = (flow.u(x + h * v, t + h, s) - flow.u(x - h * v, t - h, s)) / (2 * h)
-    assert torch.allclose(eulerian_target(flow.u, x, v, t, s), v - column(t - s) * u_t, atol=1e-6)
+@pytest.mark.parametrize("name", JUMPS)
+def test_the_gradient_pass_keeps_fused_attention_and_checkpointing(case, name):
+    _, x, t, s = case
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    fused = []
+
+    def u(x, t, s):
+        fused.append(torch.backends.cuda.flash_sdp_enabled())
+        return checkpoint(attention, scale * x, t, s, use_reentrant=False)
+
+    with torch.no_grad():
+        target = JUMPS[name](u, x, x, t, s)
+    assert fused == {"shortcut": [True, True], "lagrangian": [False, True]}.get(name, [False])
+    (u(x, t, s) - target).square().mean().backward()
+    assert fused[-1]
+    assert scale.grad is not None
+    assert scale.grad.abs() > 0
 
 
 def test_finest_half_jumps_use_instantaneous_velocities(case):

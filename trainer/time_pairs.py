@@ -43,9 +43,20 @@ class TimePairs:
 
     def shortcut(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Level k in {0 .. K-1}, t in {1 .. 2^k} / 2^k, s = t - 2^-k; both (n,)."""
+        t, step = self._grid(n, generator)
+        return t, t - step
+
+    def intervals(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """As :meth:`shortcut`, but ``s = t - m 2^-k`` with m uniform in {1 .. t 2^k}: any interval of the grid."""
+        t, step = self._grid(n, generator)
+        lengths = t / step
+        return t, t - ((torch.rand(n, generator=generator) * lengths).floor() + 1).minimum(lengths) * step
+
+    def _grid(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """(t, step), both (n,): a level, and a time on its grid."""
         weights = self.coarse ** -torch.arange(self.levels, dtype=torch.float32)
         shares = (weights / weights.sum()).cumsum(0)[:-1]
         level = torch.bucketize(torch.rand(n, generator=generator), shares)
         step = 2.0**-level
         t = ((torch.rand(n, generator=generator) / step).floor() + 1) * step
-        return t, t - step
+        return t, step
