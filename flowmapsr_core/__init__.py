@@ -6,8 +6,8 @@ image = upscale(model, image, scale=4.0, steps=2)   # (B, 3, H, W) float in [0, 
 
 from .checkpoint import load_model, save_checkpoint
 from .errors import UserError
-from .lora import merge_lora
+from .lora import merge_lora, merge_loras
 from .model import FlowMap
 from .upscale import upscale
 
-__all__ = ["FlowMap", "UserError", "load_model", "merge_lora", "save_checkpoint", "upscale"]
+__all__ = ["FlowMap", "UserError", "load_model", "merge_lora", "merge_loras", "save_checkpoint", "upscale"]

@@ -1,4 +1,4 @@
-"""The ``flowmapsr`` command: upscale, degrade, inspect."""
+"""The ``flowmapsr`` command: upscale, degrade, merge, inspect."""
 
 import argparse
 import json
@@ -10,10 +10,11 @@ from typing import NoReturn
 import torch
 
 from . import color, degradation, looks
-from .checkpoint import BUILT_IN, describe
+from .checkpoint import BUILT_IN, describe, load_model, save_checkpoint
 from .device import DTYPES
 from .errors import UserError
 from .image_io import check_writable, read_picture, write_picture
+from .lora import merge_loras, pair_scales
 from .resize import resize_alpha
 from .upscale_files import plan_jobs, run_jobs
 
@@ -63,6 +64,24 @@ def _degrade(options: argparse.Namespace) -> int:
     return 0
 
 
+def _merge(options: argparse.Namespace) -> int:
+    if options.output.suffix != ".safetensors":
+        raise UserError(f"{options.output}: a checkpoint is a .safetensors file; end the name so")
+    if not options.lora:
+        raise UserError("there is nothing to merge; give at least one --lora")
+    loras = pair_scales(options.lora, options.lora_scale, default=1.0)
+    model = load_model(options.model)
+    merge_loras(model, loras)
+    model.info["merged_from"] = ", ".join(
+        [Path(options.model).name, *(f"{path.name} x{scale:g}" for path, scale in loras)]
+    )
+    try:
+        save_checkpoint(model, options.output, DTYPES[options.dtype])
+    except OSError as error:
+        raise UserError(f"{options.output} cannot be written: {error.strerror or error}; choose another") from error
+    return 0
+
+
 def _inspect(options: argparse.Namespace) -> int:
     description = describe(options.file)
     if options.json:
@@ -88,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     degrade.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same result (%(default)s)")
     degrade.set_defaults(command=_degrade)
+    merge = commands.add_parser(
+        "merge", help="make a checkpoint of a model and LoRAs", description="Add LoRAs to a model's weights for good."
+    )
+    _add_model(merge, scale_default="1")
+    merge.add_argument("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
+    merge.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the weights (%(default)s)")
+    merge.set_defaults(command=_merge)
     inspect = commands.add_parser(
         "inspect", help="say what a checkpoint or LoRA is", description="Say what a checkpoint or LoRA is."
     )
@@ -110,9 +136,7 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         help="faithful: closest to the source; vivid: most detail (%(default)s)")  # fmt: skip
     add("--steps", type=int, metavar="N", help="network evaluations, 1, 2 or 4 (from the look)")
     add("--guidance", type=float, metavar="F", help="guidance scale, 1 (none) to 8 (from the look)")
-    add("--lora", type=Path, metavar="FILE", help="LoRA to apply")
-    add("--lora-scale", type=float, metavar="F", help="its strength (from the look)")
-    add("--model", default=BUILT_IN, metavar="NAME_OR_FILE", help="'built-in' or a checkpoint (%(default)s)")
+    _add_model(parser, scale_default="from the look")
     add("--color", choices=color.METHODS, default="lr-residual", metavar="METHOD",
         help=f"colour correction: {', '.join(color.METHODS)} (%(default)s)")  # fmt: skip
     add("--color-strength", type=float, default=1.0, metavar="F", help="0 (off) to 1 (%(default)g)")
@@ -121,6 +145,14 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")
     add("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(command=_upscale)
+
+
+def _add_model(parser: argparse.ArgumentParser, scale_default: str) -> None:
+    add = parser.add_argument
+    add("--model", default=BUILT_IN, metavar="NAME_OR_FILE", help="'built-in' or a checkpoint (%(default)s)")
+    add("--lora", type=Path, action="append", default=[], metavar="FILE", help="LoRA to apply; may be repeated")
+    add("--lora-scale", type=float, action="append", default=[], metavar="F",
+        help=f"its strength, -8 to 8; the first goes with the first LoRA ({scale_default})")  # fmt: skip
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from .device import find_device, find_dtype
 from .errors import UserError
 from .image_io import READABLE, WRITABLE, check_writable, read_picture, write_picture
 from .looks import find_look
-from .lora import merge_lora
+from .lora import merge_loras, pair_scales
 from .model import FlowMap
 from .resize import resize_alpha
 from .upscale import check_scale, override, upscale
@@ -67,14 +67,14 @@ def run_jobs(jobs: list[Job], options: Namespace) -> list[UserError]:
     Raises :class:`UserError` for anything wrong with the options or the model.
     """
     settings = override(find_look(options.look), options.steps, options.guidance)
+    loras = pair_scales(options.lora, options.lora_scale, settings.lora_scale)
     check_color(options.color, options.color_strength)
     if not options.long_edge and not options.size:
         check_scale(options.scale)
     device = find_device(options.device)
     dtype = find_dtype(options.dtype, device)
     model = load_model(options.model, device)
-    if options.lora:
-        merge_lora(model, options.lora, settings.lora_scale if options.lora_scale is None else options.lora_scale)
+    merge_loras(model, loras)
     model.to(dtype)
     failures = []
     for number, job in enumerate(jobs, 1):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import comfy.lora
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from ..flowmapsr_core import FlowMap, load_model
 from ..flowmapsr_core.checkpoint import BUILT_IN
 from ..flowmapsr_core.device import find_dtype
+from ..flowmapsr_core.lora import PREFIX, load_lora
 from ..flowmapsr_core.upscale import Progress
 
 FOLDER = "flowmapsr"
@@ -47,6 +49,19 @@ def use_comfy_layers(model: nn.Module) -> None:
     for module in model.modules():
         if type(module).__module__.startswith("torch.nn."):
             module.__class__ = getattr(comfy.ops.manual_cast, type(module).__name__, type(module))
+
+
+def with_lora(patcher: comfy.model_patcher.ModelPatcher, path: Path, scale: float) -> comfy.model_patcher.ModelPatcher:
+    """The model with one more LoRA among its patches; weights are shared, and at scale 0 nothing is patched.
+
+    Raises :class:`UserError` if the file is no LoRA or does not fit the model.
+    """
+    patched = patcher.clone()
+    # ComfyUI's own list of layer names is for models that call their network "diffusion_model", as the file does
+    keys = {PREFIX + name.removesuffix(".weight"): f"network.{name}" for name in load_lora(path, patcher.model)}
+    if scale:
+        patched.add_patches(comfy.lora.load_lora(comfy.utils.load_torch_file(str(path), safe_load=True), keys), scale)
+    return patched
 
 
 def loaded(patcher: comfy.model_patcher.ModelPatcher) -> FlowMap:

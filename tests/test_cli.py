@@ -11,6 +11,7 @@ import torch
 from flowmapsr.flowmapsr_core import cli, load_model, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.checkpoint import BUILT_IN_FILE
 from flowmapsr.flowmapsr_core.image_io import read_picture
+from flowmapsr.flowmapsr_core.lora import save_lora
 from PIL import Image
 
 EXAMPLE = Path(__file__).parent / "data" / "jetty.png"
@@ -129,7 +130,8 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, image, capsys):
         ([image, "--scale", "0.9"], "from 1 to 8"), ([image, "--size", "5x5"], "choose a size"),
         ([image, "--long-edge", "3"], "choose a size"), ([image, "--steps", "3"], "power of two"),
         ([image, "--model", tmp_path / "no.safetensors"], "no such file"), ([image, "--device", "warp"], "device"),
-        ([image, "--lora", image], "not a safetensors file"), ([image, "--tile", "-4"], "tile"),
+        ([image, "--lora", image], "not a safetensors file"), ([image, "--lora-scale", "1"], "more LoRA scales"),
+        ([image, "--tile", "-4"], "tile"),
         ([image, "--color-strength", "2"], "from 0"),
     ]  # fmt: skip
     for arguments, message in cases:
@@ -163,6 +165,51 @@ def test_degrade(image, tmp_path, capsys):
         assert again.read_bytes() == target.read_bytes()
     assert run("degrade", image, "--output", tmp_path / "out.png", "--scale", "0.5") == 2
     assert "from 1 to 64" in capsys.readouterr().err
+
+
+def test_merge(image, tmp_path, small_model, capsys):
+    base, merged = tmp_path / "base.safetensors", tmp_path / "more" / "merged.safetensors"
+    save_checkpoint(small_model, base)
+    loras = []
+    for number in range(2):
+        path = tmp_path / f"{number}.safetensors"
+        layers = {"encoder.1.0.conv1": (torch.randn(2, 12, 3, 3) * 0.1, torch.randn(12, 2, 1, 1))}
+        save_lora(path, layers, 2, 2.0, load_model(base).info["hash_sha256"], {"title": "Detail"})
+        loras += ["--lora", path, "--lora-scale", 0.5 - number]
+    assert run("merge", "--model", base, *loras, "--output", merged) == 0
+    results = {}
+    for name, options in {
+        "base": ("--model", base),
+        "beside": ("--model", base, *loras),
+        "merged": ("--model", merged),
+    }.items():
+        target = tmp_path / f"{name}.png"
+        assert run("upscale", image, "--output", target, "--scale", "2", "--quiet", *options) == 0
+        results[name] = read_picture(target).color
+    assert (results["beside"] - results["merged"]).abs().max() <= 1 / 255 + 1e-6
+    assert (results["beside"] - results["base"]).abs().max() > 2 / 255
+    hashes = [load_model(path).info["hash_sha256"] for path in (base, merged)]
+    assert hashes[0] != hashes[1]
+    capsys.readouterr()
+    assert run("inspect", merged) == 0
+    assert "modelspec.merged_from: base.safetensors, 0.safetensors x0.5, 1.safetensors x-0.5" in capsys.readouterr().out
+    assert run("inspect", loras[1]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"kind: lora", "rank: 2", "alpha: 2", f"flowmapsr.base_hash: {hashes[0]}"} <= {*lines}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--output", "m.ckpt"), "end the name"), (("--output", "m.safetensors"), "nothing to merge"),
+     (("--output", "m.safetensors", "--lora", "missing.safetensors"), "no such file"),
+     (("--output", "m.safetensors", "--lora", "a", "--lora-scale", "1", "--lora-scale", "2"), "more LoRA scales")],
+)  # fmt: skip
+def test_merge_says_what_is_wrong(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("merge", *options) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_inspect(capsys, image):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parent.parent
 WORKFLOW = ROOT / "workflows" / "flowmapsr_upscale.json"
@@ -212,3 +213,76 @@ def test_a_bad_image_is_an_error_on_the_node(server, prompt):
     (error,) = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
     assert error["node_type"] == "FlowMapSR_Upscale"
     assert "smallest that can be upscaled" in error["exception_message"]
+
+
+LORA_SCALES = (0.0, 1.0, 1.5, 3.0)
+APPLY_LORA = """
+import importlib.util, sys
+from pathlib import Path
+from types import SimpleNamespace
+
+_, root, lora, inputs, outputs, scales, *sys.argv[1:] = sys.argv
+import comfy.options
+comfy.options.enable_args_parsing()
+import comfy.lora, torch
+from safetensors.torch import load_file, save_file
+
+spec = importlib.util.spec_from_file_location("pack", Path(root, "__init__.py"), submodule_search_locations=[root])
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+from pack.nodes import runtime
+
+patcher = runtime.load_patcher("base.safetensors", "float32")
+
+# a model as ComfyUI wraps its own: its loader must know every layer of the file by its name there
+wrapped = torch.nn.Module()
+wrapped.diffusion_model = patcher.model.network
+wrapped.model_config = SimpleNamespace(unet_config={})
+known = comfy.lora.model_lora_keys_unet(wrapped, {})
+layers = {key.removesuffix(".lora_up.weight") for key in load_file(lora) if key.endswith(".lora_up.weight")}
+patches = comfy.lora.load_lora(load_file(lora), known)
+assert patches.keys() == {f"{layer}.weight" for layer in layers}, patches.keys()
+
+results, given = {}, load_file(inputs)
+negative = given.pop("negative").bool()
+with torch.no_grad():
+    for scale in scales.split(","):
+        patched = runtime.with_lora(patcher, Path(lora), float(scale))
+        results[scale] = runtime.loaded(patched)(**given, negative=negative).contiguous()
+    results["base"] = runtime.loaded(patcher)(**given, negative=negative).contiguous()
+save_file(results, outputs)
+"""
+
+
+@torch.no_grad()
+def test_a_lora_through_comfyui_equals_the_core_with_peft(small_model, tmp_path):
+    pytest.importorskip("peft", reason="LoRA training needs peft")
+    from flowmapsr.flowmapsr_core import load_model, save_checkpoint
+    from flowmapsr.flowmapsr_core.lora import save_lora
+    from flowmapsr.trainer.lora import add_lora, lora_layers, set_lora_scale
+
+    base, lora = tmp_path / "models" / "flowmapsr" / "base.safetensors", tmp_path / "lora.safetensors"
+    save_checkpoint(small_model, base)
+    model = load_model(base)
+    ones = torch.ones(2)
+    given = {"x": torch.randn(2, 12, 16, 20), "t": ones, "s": ones * 0.5, "guidance": ones * 2}
+    negative = torch.tensor([False, True])
+    untouched = model(**given, negative=negative)
+    base_hash = model.info["hash_sha256"]
+    for parameter in add_lora(model, rank=4, alpha=2.0, targets=("gate", "conv1", "conv2", "linear", "down.0")):
+        parameter.copy_(torch.randn_like(parameter) * 0.2)
+    save_lora(lora, lora_layers(model), 4, 2.0, base_hash)
+    save_file({**{key: value.clone() for key, value in given.items()}, "negative": negative}, tmp_path / "inputs")
+    done = subprocess.run(
+        [sys.executable, "-c", APPLY_LORA, ROOT, lora, tmp_path / "inputs", tmp_path / "outputs",
+         ",".join(str(scale) for scale in LORA_SCALES), "--cpu", "--base-directory", tmp_path],
+        cwd=COMFYUI, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = load_file(tmp_path / "outputs")
+    for scale in LORA_SCALES:
+        set_lora_scale(model, scale)
+        expected = model(**given, negative=negative)
+        assert (results[str(scale)] - expected).abs().max() < 1e-3
+        assert torch.equal(expected, untouched) == (scale == 0)
+    assert torch.equal(results["0.0"], untouched)
+    assert torch.equal(results["base"], untouched)  # its weights are back when the patches are gone

@@ -1,0 +1,209 @@
+import pytest
+import torch
+from flowmapsr.flowmapsr_core import load_model, save_checkpoint
+from flowmapsr.flowmapsr_core.checkpoint import describe
+from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.lora import load_lora, merge_lora, merge_loras, pair_scales, save_lora
+from safetensors.torch import load_file, save_file
+
+TARGETS = ("conv1", "gate", "linear", "down.0")  # 3x3, 1x1, linear, strided 2x2
+
+
+@pytest.fixture
+def base(small_model, tmp_path):
+    path = tmp_path / "base.safetensors"
+    save_checkpoint(small_model, path)
+    return path
+
+
+@pytest.fixture
+def new_lora(base, tmp_path):
+    """Writes a LoRA for layers of each kind, random by its seed; returns its file."""
+
+    def new(seed=0, rank=4, alpha=2.0):
+        model, generator, layers = load_model(base), torch.Generator().manual_seed(seed), {}
+        for name, weight in model.network.named_parameters():
+            layer = name.removesuffix(".weight")
+            if layer != name and layer.endswith(TARGETS):
+                out, *rest = weight.shape
+                down = torch.randn(rank, *rest, generator=generator) * 0.1
+                layers[layer] = down, torch.randn(out, rank, *[1] * len(rest[1:]), generator=generator)
+        path = tmp_path / f"lora-{seed}-{rank}.safetensors"
+        save_lora(path, layers, rank, alpha, model.info["hash_sha256"], {"title": "Detail", "training": {"steps": 3}})
+        return path
+
+    return new
+
+
+@torch.no_grad()
+def output(model):
+    """The network's answer to a fixed input."""
+    x = torch.randn(2, 12, 16, 20, generator=torch.Generator().manual_seed(5))
+    one = torch.ones(2)
+    return model(x, one, one * 0.5, one * 2, torch.tensor([False, True]))
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_a_lora_trained_with_peft_equals_its_merged_export(base, tmp_path):
+    pytest.importorskip("peft", reason="LoRA training needs peft")
+    from flowmapsr.trainer.lora import add_lora, lora_layers, set_lora_scale
+
+    model, untouched = load_model(base), output(load_model(base))
+    base_hash = model.info["hash_sha256"]
+    parameters = add_lora(model, rank=4, alpha=2.0, targets=TARGETS)
+    assert torch.equal(output(model), untouched)  # it starts at zero change
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(parameters) == len(trainable) == 2 * len(lora_layers(model)) > 8
+    assert all(".lora_" in name for name in trainable)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(torch.randn_like(parameter) * 0.2)
+    path = tmp_path / "lora.safetensors"
+    save_lora(path, lora_layers(model), 4, 2.0, base_hash)
+    for scale in (0.0, 1.0, 1.5, 3.0):
+        merged = load_model(base)
+        merge_lora(merged, path, scale)
+        set_lora_scale(model, scale)
+        assert (output(model) - output(merged)).abs().max() < 1e-4
+        assert torch.equal(output(model), untouched) == torch.equal(output(merged), untouched) == (scale == 0)
+
+
+def test_a_lora_learns_while_its_base_stays(base):
+    pytest.importorskip("peft", reason="LoRA training needs peft")
+    from flowmapsr.trainer.lora import add_lora, lora_layers, set_lora_scale
+
+    model = load_model(base)
+    before = output(model)
+    optimizer = torch.optim.Adam(add_lora(model, rank=2, alpha=2.0), lr=1e-2)
+    assert {name.rpartition(".")[2] for name in lora_layers(model)} == {"gate", "conv1", "conv2"}
+    x, one = torch.randn(1, 12, 8, 8), torch.ones(1)
+    losses = []
+    for _ in range(10):
+        loss = model(x, one, one * 0, one, one > 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert not torch.equal(output(model), before)
+    set_lora_scale(model, 0.0)
+    assert torch.equal(output(model), before)
+
+
+def test_impossible_branches_are_refused(base):
+    pytest.importorskip("peft", reason="LoRA training needs peft")
+    from flowmapsr.trainer.lora import add_lora
+
+    for rank, targets in ((2, ("attention",)), (0, ("gate",)), (2, ("modulation",))):
+        with pytest.raises(UserError, match=f"a LoRA of rank {rank} cannot be put on the layers {targets[0]}"):
+            add_lora(load_model(base), rank, 2.0, targets)
+
+
+def test_the_file_says_what_it_is(base, new_lora):
+    path = new_lora(rank=4)
+    described = describe(path)
+    assert (described["kind"], described["ranks"], described["rank"], described["alpha"]) == ("lora", [4], "4", "2")
+    assert described["flowmapsr.base_hash"] == load_model(base).info["hash_sha256"]
+    assert described["modelspec.title"] == "Detail"
+    assert described["training"] == {"steps": 3}
+    tensors = load_file(path)
+    assert tensors["diffusion_model.encoder.1.0.conv1.lora_down.weight"].shape == (4, 12, 3, 3)
+    assert tensors["diffusion_model.encoder.1.0.conv1.lora_up.weight"].shape == (12, 4, 1, 1)
+    assert tensors["diffusion_model.encoder.1.0.modulation.linear.lora_up.weight"].shape == (24, 4)
+    assert tensors["diffusion_model.down.0.alpha"] == 2
+
+
+def test_a_merged_layer_equals_the_branch_beside_it(base, new_lora):
+    path, plain, merged = new_lora(), load_model(base), load_model(base)
+    merge_lora(merged, path, 1.5)
+    tensors = load_file(path)
+    for layer, size in (("encoder.1.0.conv1", (9, 9)), ("down.0", (10, 8)), ("decoder.0.0.modulation.linear", None)):
+        down, up = (tensors[f"diffusion_model.{layer}.lora_{which}.weight"] for which in ("down", "up"))
+        before, after = plain.network.get_submodule(layer), merged.network.get_submodule(layer)
+        x = torch.randn(2, down.shape[1], *(size or ()))
+        if size:
+            inner = torch.nn.functional.conv2d(x, down, None, before.stride, before.padding)
+            branch = torch.nn.functional.conv2d(inner, up)
+        else:
+            branch = x @ down.T @ up.T
+        assert torch.allclose(after(x), before(x) + 1.5 * 2.0 / 4 * branch, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_scale_zero_changes_no_bit(base, new_lora, dtype):
+    model = load_model(base, dtype=dtype)
+    with torch.no_grad():
+        model.network.down[0].weight.fill_(-0.0)  # adding a zero would turn it into +0.0
+    before = weights(model)
+    merge_loras(model, [(new_lora(0), 0.0), (new_lora(1), 0.0)])
+    for name, tensor in weights(model).items():
+        assert torch.equal(tensor.signbit(), before[name].signbit())
+        assert torch.equal(tensor, before[name])
+
+
+def test_several_add_up_in_any_order(base, new_lora):
+    first, second = (new_lora(0), 1.5), (new_lora(1, rank=2), -0.7)
+    together, reverse, in_turn = load_model(base), load_model(base), load_model(base)
+    merge_loras(together, [first, second])
+    merge_loras(reverse, [second, first])
+    for lora in (first, second):
+        merge_lora(in_turn, *lora)  # the second is not refused for the weights that the first has changed
+    for name, tensor in weights(together).items():
+        assert torch.equal(tensor, weights(reverse)[name])
+        assert torch.allclose(tensor, weights(in_turn)[name], atol=1e-6)
+    half, exact = load_model(base, dtype=torch.bfloat16), load_model(base, dtype=torch.bfloat16).float()
+    merge_loras(half, [first, second])
+    merge_loras(exact, [first, second])
+    for name, tensor in weights(half).items():
+        assert torch.equal(tensor, weights(exact)[name].bfloat16())  # rounded once
+
+
+def test_what_is_not_applied(small_model, base, new_lora):
+    path, model = new_lora(), load_model(base)
+    before = weights(model)
+
+    def refused(message, scale=1.0, model=model):
+        with pytest.raises(UserError, match=message):
+            merge_loras(model, [(good, 1.0), (path, scale)])
+
+    good = new_lora(seed=1)
+    for scale in (9.0, -8.5, float("inf"), float("nan")):
+        refused("use -8 to 8", scale)
+    with pytest.raises(UserError, match="another base"):
+        load_lora(path, small_model)
+    with pytest.raises(UserError, match="not a LoRA"):
+        load_lora(base, model)
+    tensors = load_file(path)
+    layer = "diffusion_model.encoder.1.0.conv1"
+    down, up = f"{layer}.lora_down.weight", f"{layer}.lora_up.weight"
+    save_file({key.replace("encoder.1.0", "encoder.7.7"): value for key, value in tensors.items()}, path)
+    refused(r"does not fit this model: diffusion_model\.encoder\.7\.7")
+    for changed in ({down: tensors[down][:, :3]}, {up: tensors[up][:3]}, {up: tensors[up][:, :3]}):
+        save_file({key: value.contiguous() for key, value in {**tensors, **changed}.items()}, path)
+        refused(r"does not fit this model: diffusion_model\.encoder\.1\.0\.conv1")
+    save_file({key: value for key, value in tensors.items() if key != up}, path)
+    refused("does not fit this model")
+    save_file({**tensors, f"{layer}.dora_scale": torch.ones(12)}, path)
+    refused("dora_scale")
+    for name, tensor in weights(model).items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_file_without_base_hash_or_alpha_is_applied(base, new_lora):
+    path, model, other = new_lora(alpha=4.0), load_model(base), load_model(base)
+    merge_lora(model, path, 1.0)
+    save_file({key: value for key, value in load_file(path).items() if not key.endswith(".alpha")}, path)
+    merge_lora(other, path, 1.0)
+    for name, tensor in weights(model).items():
+        assert torch.equal(tensor, weights(other)[name])
+
+
+def test_scales_go_with_files_in_order(tmp_path):
+    files = [tmp_path / "a", tmp_path / "b"]
+    assert pair_scales(files, [0.5], 1.5) == [(files[0], 0.5), (files[1], 1.5)]
+    assert pair_scales([], [], 1.5) == []
+    with pytest.raises(UserError, match="more LoRA scales"):
+        pair_scales(files, [1.0, 2.0, 3.0], 1.5)
