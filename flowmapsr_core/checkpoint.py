@@ -74,14 +74,15 @@ def read_metadata(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
         raise UserError(f"{path}: no such file; give a FlowMapSR checkpoint (.safetensors)")
     with path.open("rb") as file:
         start = file.read(9)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    json_header = start[8:9] == b"{"  # a safetensors file; the length before it may begin with any byte
+    if not json_header and start.startswith((b"PK", b"\x80")):
         raise UserError(f"{path} is a pickled PyTorch file, which is never loaded; give the .safetensors version")
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, shapes
     except (SafetensorError, OSError) as error:
-        if start[8:9] == b"{":
+        if json_header:
             raise UserError(f"{path} is truncated or damaged ({error}); download or copy it again") from error
         raise UserError(f"{path} is not a safetensors file; give a FlowMapSR checkpoint") from error
 
