@@ -1,0 +1,104 @@
+import json
+import sys
+
+import pytest
+import torch
+from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.trainer.prompts import encode_prompts
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+TOKENS = ["a", "b", "c", "a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
+CONFIG = CLIPTextConfig(
+    vocab_size=len(TOKENS),
+    hidden_size=16,
+    intermediate_size=16,
+    projection_dim=12,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    max_position_embeddings=6,
+    bos_token_id=6,
+    eos_token_id=7,
+    pad_token_id=7,
+)
+
+
+def write_tokenizer(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return CLIPTextModelWithProjection(CONFIG).eval()
+
+
+@pytest.fixture
+def folder(encoder, tmp_path):
+    """A text encoder and its tokenizer in one folder."""
+    encoder.save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    return tmp_path
+
+
+@torch.no_grad()
+def test_equals_the_encoder_itself(encoder, folder):
+    embeddings = encode_prompts(folder, ["a b", "b c a b a b", "C"])
+    assert embeddings.shape == (3, 12)
+    for embedding, tokens in zip(embeddings, ([6, 3, 4, 7], [6, 4, 5, 3, 4, 7], [6, 5, 7]), strict=True):
+        assert torch.allclose(embedding, encoder(torch.tensor([tokens])).text_embeds[0], atol=1e-6)
+    assert not torch.allclose(embeddings[0], embeddings[1], atol=1e-2)
+
+
+def test_takes_the_second_encoder_of_an_sdxl_folder(encoder, folder, tmp_path):
+    sdxl = tmp_path / "sdxl"
+    encoder.half().save_pretrained(sdxl / "text_encoder_2")
+    write_tokenizer(sdxl / "tokenizer_2")
+    embeddings = encode_prompts(sdxl, ["a b", "c"])
+    assert embeddings.dtype == torch.float32
+    assert not embeddings.requires_grad
+    assert torch.allclose(embeddings, encode_prompts(folder, ["a b", "c"]), atol=1e-2)
+
+
+def test_says_that_the_folder_is_missing(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        encode_prompts(tmp_path / "nowhere", ["a"])
+
+
+def test_says_that_there_is_no_text_encoder(tmp_path):
+    with pytest.raises(UserError, match="holds no CLIP text encoder"):
+        encode_prompts(tmp_path, ["a"])
+
+
+def test_refuses_pickled_weights(encoder, folder):
+    (folder / "model.safetensors").unlink()
+    torch.save(encoder.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="with safetensors weights"):
+        encode_prompts(folder, ["a"])
+
+
+def test_says_that_the_weights_are_damaged(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match="can be read"):
+        encode_prompts(folder, ["a"])
+
+
+def test_says_that_the_encoder_has_no_projection(folder):
+    CLIPTextModel(CONFIG).save_pretrained(folder)
+    with pytest.raises(UserError, match=r"lacks text_projection\.weight"):
+        encode_prompts(folder, ["a"])
+
+
+@pytest.mark.parametrize("missing", [["vocab.json"], ["merges.txt"], ["vocab.json", "merges.txt"]])
+def test_says_that_the_tokenizer_is_missing(folder, missing):
+    for name in missing:
+        (folder / name).unlink()
+    with pytest.raises(UserError, match="tokenizer"):
+        encode_prompts(folder, ["a"])
+
+
+def test_says_how_to_install_transformers(monkeypatch, folder):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"pip install 'flowmapsr\[train\]'"):
+        encode_prompts(folder, ["a"])
