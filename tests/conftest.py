@@ -4,8 +4,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,3 +52,57 @@ def photo():
     edges = ((x * 7).floor() + (y * 5).floor()) % 2
     texture = torch.randn(3, 90, 122, generator=torch.Generator().manual_seed(1)) * 0.05
     return (0.5 * shading + 0.3 * edges + 0.1 + texture).clamp(0, 1)[None]
+
+
+RECIPE = """
+stages = [
+  { kind = "flow-matching", steps = 2 },
+  { kind = "self-distillation", steps = 2 },
+  { kind = "guided", steps = 2 },
+]
+[model.network]
+type = "LocalNet"
+widths = [8, 8]
+encoder_blocks = [0, 1]
+decoder_blocks = [1]
+head_width = 4
+condition_dim = 16
+prompt_dim = 4
+[model.codec]
+type = "PixelCodec"
+[[data.budgets]]
+side = 64
+batch = 4
+[degrade]
+presets = { flowmapsr = 1, real-esrgan = 1 }
+factor = [2, 4]
+[times]
+jumps = 0.5
+[guidance]
+negative = 0.4
+[output]
+every = 2
+title = "Tiny"
+tracker = "none"
+"""
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder tree with three photographs and a file that is none."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for index in range(3):
+        coarse = Image.fromarray(random.integers(0, 256, (24, 36, 3), dtype=np.uint8))
+        coarse.resize((540, 360)).save(folder / ("more" if index else ".") / f"{index}.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """A recipe for a tiny network and a few steps."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return path

@@ -1,213 +1,195 @@
-"""The trainer: recipes, data, and a whole small run through the command."""
+"""Whole runs of the trainer through the command a user types."""
 
 import json
+import os
+import random
+import resource
+import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
 
-import numpy as np
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, upscale
-from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.trainer.batch import make_batch, make_target
-from flowmapsr.trainer.data import PhotoCrops
-from flowmapsr.trainer.loop import EXPLODED, PATIENCE, LossWatch, lr_factor
-from flowmapsr.trainer.pairs import make_pairs
-from flowmapsr.trainer.recipe import Degrade, Optimizer, Stage, read_recipe
+from flowmapsr.flowmapsr_core.checkpoint import describe
+from flowmapsr.flowmapsr_core.lora import merge_lora
+from flowmapsr.trainer.__main__ import main
 from PIL import Image
+from safetensors.torch import load_file
 
-RECIPES = Path(__file__).parent.parent / "trainer" / "recipes"
-
-RECIPE = """
-batch = 4
-stages = [
-  { kind = "flow-matching", steps = 2 },
-  { kind = "self-distillation", steps = 2 },
-  { kind = "guided", steps = 2 },
-]
-[model.network]
-type = "LocalNet"
-widths = [8, 8]
-encoder_blocks = [0, 1]
-decoder_blocks = [1]
-head_width = 4
-condition_dim = 16
-prompt_dim = 4
-[model.codec]
-type = "PixelCodec"
-[data]
-crop = 32
-[degrade]
-presets = { flowmapsr = 1, real-esrgan = 1 }
-factor = [2, 4]
-[times]
-jumps = 0.5
-[guidance]
-negative = 0.4
-[output]
-every = 2
-title = "Tiny"
-"""
+TRAINER = [sys.executable, "-m", "flowmapsr.trainer"]
+ALL_STAGES = (
+    'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=2,objective="lagrangian"},'
+    '{kind="adversarial",steps=4}]',
+    "adversarial={rank=2, alpha=2, lr=1e-2, warmup=1, r1=0.1, r2=0.1}",
+    "optimizer.warmup=1",
+    "loss={learned_weight=true, perceptual=1.0, backbone=\"squeeze\", pretrained=false}",
+)  # fmt: skip
 
 
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    (folder / "more").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for index in range(3):
-        coarse = Image.fromarray(random.integers(0, 256, (24, 36, 3), dtype=np.uint8))
-        coarse.resize((540, 360)).save(folder / ("more" if index else ".") / f"{index}.png")
-    (folder / "broken.jpg").write_bytes(b"no image")
-    return folder
+def arguments(recipe, *overrides):
+    return [str(recipe), *(part for override in overrides for part in ("--set", override))]
 
 
-@pytest.fixture
-def recipe_file(tmp_path, photos):
-    path = tmp_path / "recipe.toml"
-    path.write_text(RECIPE)
-    return path
-
-
-def command(recipe, *overrides):
-    settings = [part for override in overrides for part in ("--set", override)]
+def train(recipe, *overrides, launcher=TRAINER, **options):
     return subprocess.run(
-        [sys.executable, "-m", "flowmapsr.trainer", recipe, *settings], capture_output=True, text=True, check=False
+        [*launcher, *arguments(recipe, *overrides)], capture_output=True, text=True, check=False, **options
     )
 
 
-def test_a_run_its_files_and_its_resumption(recipe_file, photos, tmp_path):
-    """Three stages; the same run in two pieces ends with the same weights, bit for bit."""
-    common = (f"data.photos={photos}", f"data.validation={photos}")
-    whole = tmp_path / "whole"
-    done = command(recipe_file, *common, f"output.folder={whole}")
+@pytest.fixture
+def data(photos):
+    return f"data.photos={photos}"
+
+
+def test_a_run_and_its_files(recipe_file, data, photos, tmp_path):
+    out = tmp_path / "run"
+    done = train(recipe_file, data, f"data.validation={photos}", f"output.folder={out}", "output.tracker=tensorboard")
     assert done.returncode == 0, done.stderr
-    log = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert done.stdout.splitlines()[-1] == str(out / "model.safetensors")
+    assert "self-distillation: step 0 of 2, from " + str(out / "stage-1-flow-matching.safetensors") in done.stdout
+    assert "1 files of data.photos are no readable images" in done.stdout
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [(line["step"], line["stage"]) for line in log] == [
         (2, "flow-matching"), (4, "self-distillation"), (6, "guided")
     ]  # fmt: skip
     assert "bicubic/mean/gain" in log[0]
-    assert Image.open(whole / "validation-000006.png").size[0] == 6 * 256
-    model = load_model(whole / "model.safetensors")
+    assert Image.open(out / "validation-000006.png").size == (7 * 256, 3 * 256)
+    assert list((out / "logs").rglob("events.out.tfevents.*"))
+    model = load_model(out / "model.safetensors")
     assert model.info["title"] == "Tiny"
+    assert model.info["training"]["stages"] == {"flow-matching": 2, "self-distillation": 2, "guided": 2}
     assert upscale(model, torch.rand(1, 3, 8, 8), 2).shape == (1, 3, 16, 16)
+    again = train(recipe_file, data, f"output.folder={out}")
+    assert (again.returncode, again.stdout.strip()) == (0, str(out / "model.safetensors"))
 
-    pieces = tmp_path / "pieces"
-    # the schedule's length is the recipe's: stop the first piece by a wrong folder for the later crops
-    script = (
-        "import sys, flowmapsr.trainer.loop as loop\n"
-        "kept = loop.save\n"
-        "def save(accelerator, folder, step):\n"
-        "    kept(accelerator, folder, step)\n"
-        "    if step == 4: raise SystemExit(7)\n"
-        "loop.save = save\n"
-        "from flowmapsr.trainer.__main__ import main\n"
-        "sys.exit(main())\n"
-    )
-    settings = [part for override in (*common, f"output.folder={pieces}") for part in ("--set", override)]
-    stopped = subprocess.run([sys.executable, "-c", script, recipe_file, *settings], capture_output=True, check=False)
-    assert stopped.returncode == 7, stopped.stderr
-    done = command(recipe_file, *common, f"output.folder={pieces}")
+
+def test_killed_at_any_moment_it_ends_with_the_same_weights(recipe_file, data, tmp_path):
+    """Every stage and loss; SIGKILL after random times, until a run gets through."""
+    settings = (data, *ALL_STAGES, "output.every=1")
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    begin = time.monotonic()
+    done = train(recipe_file, *settings, f"output.folder={whole}")
     assert done.returncode == 0, done.stderr
-    resumed = load_model(pieces / "model.safetensors").state_dict()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, resumed[name]), name
-    assert not (pieces / "state.partial").exists()
-
-
-def test_the_shipped_recipes_are_valid_and_dry_run_resolves_them():
-    for path in RECIPES.glob("*.toml"):
-        assert read_recipe(path, []).steps > 0
-    done = subprocess.run(
-        [sys.executable, "-m", "flowmapsr.trainer", RECIPES / "built-in.toml", "--set", "batch=3", "--dry-run"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == str(whole / "lora.safetensors")
+    length, kills = time.monotonic() - begin, 0
+    moments = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [*TRAINER, *arguments(recipe_file, *settings, f"output.folder={pieces}")],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=length * moments.uniform(0.5, 0.9))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills
+    done = train(recipe_file, *settings, f"output.folder={pieces}")
     assert done.returncode == 0, done.stderr
-    assert '"batch": 3' in done.stdout
-    assert "weights" in done.stdout.splitlines()[-1]
+    for name in ("stage-1-flow-matching", "stage-2-guided", "stage-3-adversarial", "model", "lora"):
+        expected, found = load_file(whole / f"{name}.safetensors"), load_file(pieces / f"{name}.safetensors")
+        assert expected.keys() == found.keys()
+        for key, tensor in expected.items():
+            assert torch.equal(tensor, found[key]), (name, key)
+    assert not list(pieces.glob("*.partial"))
+    steps = [json.loads(line)["step"] for line in (pieces / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 9))
+
+
+def test_the_adversarial_stage_makes_a_lora_of_the_model_it_started_from(recipe_file, data, tmp_path):
+    done = train(recipe_file, data, *ALL_STAGES, f"output.folder={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "run" / "lora.safetensors"
+    described = describe(path)
+    model = load_model(tmp_path / "run" / "model.safetensors")
+    assert (described["kind"], described["ranks"], described["alpha"]) == ("lora", [2], "2")
+    assert described["flowmapsr.base_hash"] == model.info["hash_sha256"]
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert "score gap" in log[-1]
+    image = torch.rand(1, 3, 8, 8)
+    before = upscale(model, image, 2)
+    merge_lora(model, path, 1.5)
+    assert not torch.equal(upscale(model, image, 2), before)
+
+
+def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data, tmp_path):
+    settings = (data, *ALL_STAGES[:3], "optimizer.clip=1e9")
+    options = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "-m", "flowmapsr.trainer"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    runs = {
+        "one": train(recipe_file, *settings, f"output.folder={tmp_path / 'one'}"),
+        "parts": train(recipe_file, *settings, f"output.folder={tmp_path / 'parts'}", "optimizer.accumulate=2"),
+        "two": train(recipe_file, *settings, f"output.folder={tmp_path / 'two'}", launcher=launch, env=environment),
+    }
+    for name, done in runs.items():
+        assert done.returncode == 0, (name, done.stderr[-3000:])
+    for file in ("model", "lora"):
+        expected = load_file(tmp_path / "one" / f"{file}.safetensors")
+        for name in ("parts", "two"):
+            for key, tensor in load_file(tmp_path / name / f"{file}.safetensors").items():
+                assert torch.allclose(tensor, expected[key], atol=2e-5), (name, file, key)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path):
+    out = f"output.folder={tmp_path / 'run'}"
+    first = 'stages=[{kind="flow-matching",steps=2}]'
+    assert train(recipe_file, data, first, out).returncode == 0
+    kept = (tmp_path / "run" / "model.safetensors").read_bytes()
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = train(recipe_file, data, out, preexec_fn=small_files)
+    assert done.returncode == 2
+    assert "could not write to" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == kept
+    assert train(recipe_file, data, out).returncode == 0
+
+
+def test_weights_are_shared_with_the_checkpoint_it_starts_from(recipe_file, data, tmp_path):
+    out = tmp_path / "run"
+    base = train(recipe_file, data, 'stages=[{kind="flow-matching",steps=2}]', f"output.folder={out}")
+    assert base.returncode == 0, base.stderr
+    start = f"start_from={out / 'model.safetensors'}"
+    stage = 'stages=[{kind="guided",steps=2}]'
+    more = train(recipe_file, data, stage, start, "model.network.decoder_blocks=[2]", f"output.folder={tmp_path / '2'}")
+    assert more.returncode == 0, more.stderr
+    line = next(line for line in more.stdout.splitlines() if line.startswith("new weights"))
+    assert "network.decoder.0.1.conv1.weight" in line
+    assert "network.decoder.0.0" not in line
+    other = train(recipe_file, data, stage, start, "model.network.widths=[8,16]", f"output.folder={tmp_path / '3'}")
+    assert other.returncode == 2
+    assert "does not fit the recipe's model" in other.stderr
+    assert "leave out the recipe's [model] section" in other.stderr
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.crops=3", "unknown key data.crops"), ("data.crop=4", "data.crop"), ("batch='two'", "batch must be"),
-        ("times.levels=9", "levels"), ("degrade.presets.foggy=1", "foggy"), ("optimizer.lr=-1", "optimizer.lr"),
-        ("degrade.factor=[4]", "degrade.factor"), ("seed", "section.key=value"), ("stages=[]", "stages"),
-        ("model.network.type=Transformer", "Transformer"), ("model.network.width=3", "width"),
+        ("data.photos={nowhere}", "is not a folder"), ("data.photos={empty}", "holds no readable image"),
+        ("output.tracker=crystal-ball", "crystal-ball"), ("optimizer.accumulate=3", "degrade.groups is 4"),
+        ("start_from={empty}/x.safetensors", "no such file"), ("optimizer.lr=1e30", "velocity loss is inf at step 2"),
+        ("data.budgets=[{{side=2048,batch=4}}]", "no photograph of at least 2048x2048"),
     ],
 )  # fmt: skip
-def test_bad_recipes_name_the_key(recipe_file, override, message):
-    with pytest.raises(UserError, match=message):
-        read_recipe(recipe_file, [override])
+def test_bad_input_is_said_in_one_line(recipe_file, data, tmp_path, monkeypatch, capsys, override, message):
+    (tmp_path / "empty").mkdir()
+    override = override.format(nowhere=tmp_path / "nowhere", empty=tmp_path / "empty")
+    settings = ("optimizer.warmup=0", "optimizer.clip=1e30", 'stages=[{kind="flow-matching",steps=9}]')
+    command = arguments(recipe_file, data, *settings, f"output.folder={tmp_path / 'out'}", override)
+    monkeypatch.setattr(sys, "argv", ["trainer", *command])
+    assert main() == 2
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("error: ")
+    assert message in last
 
 
-def test_bad_data_is_said_with_status_2(recipe_file, tmp_path):
-    done = command(recipe_file, f"data.photos={tmp_path / 'nowhere'}", f"output.folder={tmp_path / 'out'}")
-    assert done.returncode == 2
-    assert "is not a folder" in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
-
-
-def test_crops_are_the_same_for_a_seed_and_skip_broken_files(photos):
-    first, second = (PhotoCrops(photos, 64, (1, 3), seed) for seed in (5, 5))
-    assert len(first.paths) == 3
-    assert torch.equal(first[1000], second[1000])
-    assert not torch.equal(first[1000], first[1001])
-    assert not torch.equal(first[1000], PhotoCrops(photos, 64, (1, 3), 6)[1000])
-    crop = first[0]
-    assert crop.shape == (3, 64, 64)
-    assert crop.min() >= 0
-    assert crop.max() <= 1
-
-
-def test_negative_samples_get_a_milder_target(generator):
-    hr = torch.rand(8, 3, 32, 32, generator=generator)
-    negative = torch.tensor([True, False] * 4)
-    recipe = Degrade(presets={"bicubic": 1.0}, factor=(4, 4), balance=1.0)
-    target, lr, weight = make_pairs(hr, recipe, negative, generator)
-    assert torch.equal(target[1::2], hr[1::2])
-    assert torch.equal(weight, torch.ones(8))
-    milder, full = ((image - hr).square().mean(dim=(1, 2, 3))[::2] for image in (target, lr))
-    assert (milder < full).all()
-
-
-@pytest.mark.parametrize("kind", ["flow-matching", "self-distillation", "guided"])
-def test_targets_of_every_stage(recipe_file, small_model, generator, kind):
-    recipe, stage = read_recipe(recipe_file, []), Stage(kind, 1)
-    hr = torch.rand(8, 3, 32, 32, generator=generator)
-    batch = make_batch(hr, recipe, stage, small_model.codec, generator)
-    target = make_target(batch, small_model, recipe, stage)
-    assert target.shape == batch.x_t.shape
-    assert batch.jumps == (0 if kind == "flow-matching" else 4)
-    assert torch.equal(batch.t[batch.jumps :], batch.s[batch.jumps :])
-    assert (batch.t[: batch.jumps] > batch.s[: batch.jumps]).all()
-    plain = batch.w[batch.jumps :] == 1
-    assert torch.equal(target[batch.jumps :][plain], batch.v[batch.jumps :][plain])
-    assert bool((batch.w != 1).any()) == (kind == "guided")
-    assert (batch.w[batch.negative] == 1).all()
-    repeat = make_batch(hr, recipe, stage, small_model.codec, torch.Generator().manual_seed(9))
-    again = make_batch(hr, recipe, stage, small_model.codec, torch.Generator().manual_seed(9))
-    assert torch.equal(repeat.x_t, again.x_t)
-
-
-def test_learning_rate_rises_holds_and_falls():
-    optimizer = Optimizer(warmup=10, decay=0.5)
-    assert lr_factor(0, 100, optimizer) == 0.1
-    assert lr_factor(30, 100, optimizer) == 1
-    assert lr_factor(75, 100, optimizer) == pytest.approx(0.5)
-    assert lr_factor(100, 100, optimizer) == pytest.approx(0)
-
-
-def test_an_exploding_loss_stops_the_run(tmp_path):
-    watch = LossWatch()
-    for step in range(50):
-        watch.check(1.0, step, tmp_path)
-    watch.check(1.5 * EXPLODED, 50, tmp_path)  # a single bad batch is no explosion
-    watch.check(1.0, 51, tmp_path)
-    for step in range(PATIENCE - 1):
-        watch.check(2 * EXPLODED, 52 + step, tmp_path)
-    with pytest.raises(UserError, match="exploded at step 99"):
-        watch.check(2 * EXPLODED, 99, tmp_path)
-    with pytest.raises(UserError, match="nan at step 9"):
-        LossWatch().check(float("nan"), 9, tmp_path)
+def test_an_error_ends_with_status_2_and_no_traceback(recipe_file, data):
+    done = train(recipe_file, data, "optimizer.lr=fast")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "optimizer.lr must be a number" in done.stderr

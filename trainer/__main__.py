@@ -3,23 +3,26 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
 from ..flowmapsr_core.errors import UserError
-from .recipe import Recipe, read_recipe
+from .recipe import Recipe
+from .recipe_file import read_recipe
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flowmapsr.trainer",
-        description="Train a flow map on a folder of photographs. Running the same command again resumes.",
+        description="Train a flow map on a folder of photographs. Running the same command again resumes. "
+        "For several GPUs or hosts: accelerate launch -m flowmapsr.trainer RECIPE.toml",
     )
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="what to train; see trainer/recipes")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value, e.g. data.photos=~/photos"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it takes, and stop")
     arguments = parser.parse_args()
     try:
         recipe = read_recipe(arguments.recipe, arguments.set)
@@ -32,17 +35,31 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 
 def summary(recipe: Recipe) -> str:
-    """The recipe with every default filled in, and the number of weights."""
-    from .loop import build_model
+    """The recipe with every default filled in, the number of weights and an estimate of the memory."""
+    from .memory import estimate_bytes
+    from .start import build_model
 
-    model = build_model(recipe)
+    model, _ = build_model(recipe, recipe.start_from)
     weights = sum(parameter.numel() for parameter in model.parameters())
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    fixed, activations = estimate_bytes(model, recipe, processes)
     resolved = {**dataclasses.asdict(recipe), "model": model.config()}
-    return json.dumps(resolved, indent=2) + f"\n{weights:,} weights, {recipe.steps:,} steps"
+    return (
+        f"{json.dumps(resolved, indent=2)}\n"
+        f"{weights:,} weights, {recipe.steps:,} steps, {processes} process{'es' * (processes > 1)}\n"
+        f"about {_gib(fixed)} for weights, gradients and optimiser and {_gib(activations)} for activations, a process"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 if __name__ == "__main__":

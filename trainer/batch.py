@@ -1,77 +1,117 @@
 """One training batch: pairs, times, guidance, and the target that the network's output is compared with."""
 
+import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from ..flowmapsr_core.codecs import PixelCodec
 from ..flowmapsr_core.flow import Velocity, conditional_velocity, interpolant
-from ..flowmapsr_core.model import FlowMap
-from .objectives import flow_matching_target, guided_velocity, shortcut_target
+from .objectives import JUMPS, USE_VELOCITY, flow_matching_target, guided_velocity
 from .pairs import make_pairs
 from .recipe import Recipe, Stage
 
 
 @dataclass
-class Batch:
-    """Inputs of one evaluation: x_t, v (B, C, H, W), t, s, w and loss weight (B,) float32, negative (B,) bool.
+class Draws:
+    """What is drawn for each sample of a step: t, s, w (B,) float32, negative, jump (B,) bool, place (B, 2).
 
-    The first ``jumps`` samples are jumps (s < t), the rest flow matching (s = t).
+    Jumps have s < t, the rest (flow matching) s = t. ``w`` is the guidance of the target, ``place`` in [0, 1) where
+    the perceptual loss looks.
     """
 
-    x_t: Tensor
-    v: Tensor
     t: Tensor
     s: Tensor
     w: Tensor
     negative: Tensor
-    weight: Tensor
-    jumps: int
+    jump: Tensor
+    place: Tensor
 
-    def rows(self, rows: slice) -> "Batch":
-        """Some of the samples."""
-        parts = (getattr(self, name)[rows] for name in ("x_t", "v", "t", "s", "w", "negative", "weight"))
-        return Batch(*parts, jumps=0)
+    def rows(self, rows: slice | Tensor, device: torch.device | None = None) -> "Draws":
+        """Some of the samples, on a device."""
+        parts = (getattr(self, field.name)[rows] for field in dataclasses.fields(Draws))
+        return Draws(*(part.to(device or part.device) for part in parts))
 
 
-def make_batch(hr: Tensor, recipe: Recipe, stage: Stage, codec, generator: Generator) -> Batch:
-    """Draw everything random about a step; hr (B, 3, H, W) in [0, 1] decides the device."""
-    n, device, guided = len(hr), hr.device, stage.kind == "guided"
-    negative = torch.zeros(n, dtype=torch.bool)
-    w = torch.ones(n)
-    if guided:
-        negative = torch.rand(n, generator=generator) < recipe.guidance.negative
+def draw(recipe: Recipe, stage: Stage, batch: int, generator: Generator) -> Draws:
+    """Draw a whole step's samples."""
+    negative, w = torch.zeros(batch, dtype=torch.bool), torch.ones(batch)
+    if stage.kind in ("guided", "adversarial"):
+        negative = torch.rand(batch, generator=generator) < recipe.guidance.negative
         low, high = recipe.guidance.scale
-        w = low + (high - low) * torch.rand(n, generator=generator)
-        w[(torch.rand(n, generator=generator) < recipe.guidance.none) | negative] = 1.0
-    jumps = 0 if stage.kind == "flow-matching" else round(n * recipe.times.jumps)
-    pairs = recipe.times.shortcut(jumps, generator), recipe.times.flow_matching(n - jumps, generator)
-    t, s = (torch.cat(times).to(device) for times in zip(*pairs, strict=True))
-    target, lr, weight = make_pairs(hr, recipe.degrade, negative.to(device), generator)
-    # neighbours share a degradation; shuffling them keeps the jumps from all getting the same ones
-    order = torch.randperm(n, generator=generator).to(device)
-    x0, x1 = codec.encode(target[order]), codec.encode(lr[order])
-    w, negative = w.to(device)[order], negative.to(device)[order]
-    return Batch(interpolant(x0, x1, t), conditional_velocity(x0, x1), t, s, w, negative, weight[order], jumps)
+        low = high if recipe.guidance.mode == "fixed" else low
+        w = low + (high - low) * torch.rand(batch, generator=generator)
+        w[(torch.rand(batch, generator=generator) < recipe.guidance.none) | negative] = 1.0
+    # spread evenly, so that every process and every degradation gets its part of them
+    share = 0.0 if stage.kind == "flow-matching" else recipe.times.jumps
+    count = ((torch.arange(batch + 1) * share) + 1e-6).floor()
+    jump = count.diff() > 0
+    t, s = recipe.times.flow_matching(batch, generator)
+    pairs = recipe.times.shortcut if stage.objective == "shortcut" else recipe.times.intervals
+    jump_t, jump_s = pairs(batch, generator)
+    place = torch.rand(batch, 2, generator=generator)
+    return Draws(torch.where(jump, jump_t, t), torch.where(jump, jump_s, s), w, negative, jump, place)
+
+
+@dataclass
+class Batch:
+    """Latents of a micro-batch (B, C, H, W) and what was drawn for it.
+
+    Attributes:
+        x0, x1: HR and LR latents of the pairs; a negative sample's x0 is its milder degradation.
+        x_t, v: interpolant at t and its velocity.
+        hr: x0 as an image (B, 3, H, W) in [0, 1].
+        weight: of the sample's loss (B,).
+        seen: the guidance scale that the network is told (B,).
+    """
+
+    draws: Draws
+    x0: Tensor
+    x1: Tensor
+    x_t: Tensor
+    v: Tensor
+    hr: Tensor
+    weight: Tensor
+    seen: Tensor
+
+
+def make_batch(hr: Tensor, draws: Draws, recipe: Recipe, codec: PixelCodec, generators: list[Generator]) -> Batch:
+    """Degrade HR crops (B, 3, H, W) in [0, 1], a group of them for each generator, and place them in time."""
+    target, lr, weight = make_pairs(hr, recipe.degrade, draws.negative, generators)
+    x0, x1 = codec.encode(target), codec.encode(lr)
+    seen = draws.w if recipe.guidance.mode == "input" else torch.ones_like(draws.w)
+    x_t, v = interpolant(x0, x1, draws.t), conditional_velocity(x0, x1)
+    return Batch(draws, x0, x1, x_t, v, target, weight, seen)
 
 
 @torch.no_grad()
-def make_target(batch: Batch, teacher: FlowMap, recipe: Recipe, stage: Stage) -> Tensor:
-    """What ``u(x_t, t, s)`` should be, (B, C, H, W): shortcut targets for jumps, (guided) velocities for the rest."""
-    target = torch.empty_like(batch.v)
-    flow, jump = batch.rows(slice(batch.jumps, None)), batch.rows(slice(batch.jumps))
-    v = flow.v
-    if stage.kind == "guided" and bool((flow.w != 1).any()):
-        u_negative = bind(teacher, torch.ones_like(flow.w), torch.ones_like(flow.negative))
-        v = guided_velocity(u_negative, flow.x_t, v, flow.t, flow.w)
-    u = bind(teacher, flow.w, flow.negative)
-    target[batch.jumps :] = flow_matching_target(u, flow.x_t, v, flow.t, flow.s)
-    if batch.jumps:
-        u = bind(teacher, jump.w, jump.negative)
-        target[: batch.jumps] = shortcut_target(u, jump.x_t, jump.v, jump.t, jump.s, recipe.times.finest)
+def make_target(batch: Batch, teacher, recipe: Recipe, stage: Stage) -> Tensor:
+    """What ``u(x_t, t, s)`` should be, (B, C, H, W): self-distillation for jumps, (guided) velocities for the rest."""
+    draws, jump = batch.draws, batch.draws.jump
+    v = batch.v.clone()
+    guided = (draws.w != 1) & (~jump | (stage.objective in USE_VELOCITY))
+    if guided.any():
+        part = draws.rows(guided)
+        u_negative = bind(teacher, torch.ones_like(part.w), torch.ones_like(part.negative))
+        v[guided] = guided_velocity(u_negative, batch.x_t[guided], v[guided], part.t, part.w)
+    u = bind(teacher, batch.seen, draws.negative)
+    target = flow_matching_target(u, batch.x_t, v, draws.t, draws.s)
+    if jump.any():
+        part = draws.rows(jump)
+        u = bind(teacher, batch.seen[jump], part.negative)
+        options = {"finest": recipe.times.finest} if stage.objective == "shortcut" else {}
+        target[jump] = JUMPS[stage.objective](u, batch.x_t[jump], v[jump], part.t, part.s, **options)
     return target
 
 
-def bind(model: FlowMap, w: Tensor, negative: Tensor) -> Velocity:
+def bind(model, w: Tensor, negative: Tensor) -> Velocity:
     """The model with its conditioning bound, float32 out."""
     return lambda x, t, s: model(x, t, s, w, negative).float()
+
+
+def generator_of(*key: int) -> Generator:
+    """Randomness of one thing (seed, step, ...), so that a resumed run draws what an uninterrupted one would."""
+    entropy = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(entropy[0]))

@@ -20,7 +20,7 @@ from ..flowmapsr_core.looks import LOOKS
 from ..flowmapsr_core.metrics import high_frequency_energy, psnr_y
 from ..flowmapsr_core.model import FlowMap
 from ..flowmapsr_core.resize import resize
-from .data import list_images, load_rgb, to_tensor
+from .photos import find_photos, load_rgb, to_tensor
 
 COLUMNS = {
     **{look: {"look": look} for look in LOOKS},
@@ -61,7 +61,7 @@ def main() -> int:
     try:
         device = find_device(options.device)
         model = load_model(options.model, device, find_dtype(options.dtype, device))
-        images = [to_tensor(load_rgb(path))[None] for path in list_images(options.folder)]
+        images = [to_tensor(load_rgb(photo))[None] for photo in find_photos(options.folder)[0]]
         header = ["LR", "factor", "bicubic", *COLUMNS]
         print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
         for name in options.presets:

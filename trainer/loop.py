@@ -1,190 +1,161 @@
-"""The training loop."""
+"""The training loop: stages one after another, each from the checkpoint of the one before."""
 
-import json
-import math
-import os
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..flowmapsr_core.checkpoint import load_model, save_checkpoint
-from ..flowmapsr_core.device import DTYPES
-from ..flowmapsr_core.errors import UserError
-from ..flowmapsr_core.model import FlowMap
-from .batch import make_batch, make_target
-from .data import PhotoCrops
-from .ema import Ema
-from .recipe import Optimizer, Recipe
+from .accelerator import start_accelerator, track_picture
+from .batch import Batch, draw, generator_of, make_batch
+from .crops import PhotoCrops, StepSampler, collate
+from .export import export, result_file, stage_file, start_of
+from .learner import AdversarialLearner, Learner
+from .recipe import Recipe
+from .schedule import lr_factor
+from .start import build_model
+from .state import append_log, load_state, save_state, trim_log, written
 from .validation import validate
+from .watch import LossWatch
 
-EXPLODED = 20.0  # times the running loss
-PATIENCE = 20  # steps in a row
+TRACKED = 10  # steps between the figures that trackers get
 
 
 def train(recipe: Recipe) -> Path:
-    """Run a recipe to its end, from its last checkpoint if there is one; returns the exported checkpoint.
+    """Run a recipe's stages, from the last checkpoint if there is one; returns the checkpoint (or LoRA) of the last.
 
-    Every ``output.every`` steps: the training state, the EMA weights as a loadable checkpoint, a validation picture
-    and a line in ``log.jsonl``. Raises :class:`UserError` for unusable data or if the loss explodes; the last
-    checkpoint stays.
+    Raises :class:`UserError` for unusable data, a full disk or a loss that explodes; the last checkpoint stays.
     """
-    accelerator = Accelerator(
-        mixed_precision=recipe.precision, dataloader_config=DataLoaderConfiguration(split_batches=True)
-    )
-    set_seed(recipe.seed)
-    folder = Path(recipe.output.folder)
-    model = build_model(recipe)
-    ema = Ema(model, recipe.optimizer.ema)
-    optimizer, schedule = build_optimizer(model, recipe)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    ema.model.to(accelerator.device)
-    accelerator.register_for_checkpointing(schedule, ema)
-    step = resume(accelerator, folder)
-    loader = accelerator.prepare(build_loader(recipe, step))
-    watch = LossWatch()
-    progress = tqdm(total=recipe.steps, initial=step, unit="step", disable=not accelerator.is_main_process)
-    for hr in loader:
-        stage = recipe.stage_at(step)
-        generator = step_generator(recipe.seed, step, accelerator.process_index)
-        batch = make_batch(hr, recipe, stage, ema.model.codec, generator)
-        with accelerator.autocast():
-            target = make_target(batch, ema.model, recipe, stage)
-        u = model(batch.x_t, batch.t, batch.s, batch.w, batch.negative)
-        error = (u.float() - target).square().mean(dim=(1, 2, 3))
-        accelerator.backward((batch.weight * error).mean())
-        norm = accelerator.clip_grad_norm_(model.parameters(), recipe.optimizer.clip)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        ema.update(accelerator.unwrap_model(model), step)
-        step += 1
-        watch.check(error.mean().item(), step, folder)
-        progress.update()
-        progress.set_postfix(stage=stage.kind, loss=f"{watch.mean:.5f}", grad=f"{norm:.3f}")
-        if step == recipe.steps or (step % recipe.output.every == 0 and not watch.bad):
-            save(accelerator, folder, step)
-            if accelerator.is_main_process:
-                export(ema.model, recipe, step, folder / "model.safetensors")
-                line = {
-                    "step": step,
-                    "stage": stage.kind,
-                    "loss": watch.mean,
-                    **validate(ema.model, recipe, folder, step),
-                }
-                progress.write(log(folder, line))
-    progress.close()
-    return folder / "model.safetensors"
+    for index in range(len(recipe.stages)):
+        if not stage_file(recipe, index).exists():
+            StageRun(recipe, index).run()
+    return result_file(recipe, recipe.stages[-1])
 
 
-def build_optimizer(model: FlowMap, recipe: Recipe) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW and its schedule."""
-    settings = recipe.optimizer
-    optimizer = torch.optim.AdamW(
-        model.parameters(), settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
-    )
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, recipe.steps, settings))
+class StageRun:
+    """One stage: what it trains, where it stands (``done`` steps of it), and how it goes on."""
 
+    def __init__(self, recipe: Recipe, index: int) -> None:
+        self.recipe, self.index, self.stage = recipe, index, recipe.stages[index]
+        self.folder, self.first, self.parts = (
+            Path(recipe.output.folder),
+            recipe.first_step(index),
+            recipe.optimizer.accumulate,
+        )
+        self.accelerator = start_accelerator(recipe)
+        set_seed(recipe.seed + index)
+        start = start_of(recipe, index)
+        model, new = build_model(recipe, start)
+        adversarial = self.stage.kind == "adversarial"
+        if adversarial:
+            from .lora import add_lora  # peft takes seconds to import
 
-def build_loader(recipe: Recipe, step: int) -> DataLoader:
-    """HR crops from a step on: crop i is the same whether the run was interrupted or not."""
-    data = recipe.data
-    photos = PhotoCrops(Path(data.photos), data.crop, data.zoom, recipe.seed)
-    indices = range(step * recipe.batch, recipe.steps * recipe.batch)
-    return DataLoader(photos, recipe.batch, sampler=indices, num_workers=data.workers)
+            add_lora(model, recipe.adversarial.rank, recipe.adversarial.alpha)
+        self.codec = model.codec
+        self.crops = PhotoCrops(recipe.data, model.codec.factor * model.network.stride, recipe.seed)
+        self.learner = (AdversarialLearner if adversarial else Learner)(recipe, self.stage, model, self.accelerator)
+        self.watch = LossWatch()
+        self.accelerator.register_for_checkpointing(self.watch)
+        self.done = load_state(self.accelerator, self.folder, index)
+        self.damaged: set[str] = set()
+        self.announce(start, new)
 
+    @property
+    def step(self) -> int:
+        """Optimiser steps behind, counted over all stages."""
+        return self.first + self.done
 
-def build_model(recipe: Recipe) -> FlowMap:
-    """Fresh weights of the recipe's configuration, or those of the checkpoint it starts from."""
-    if recipe.start_from:
-        model = load_model(recipe.start_from)
-        model.info = {}
-    else:
-        model = FlowMap.from_config(recipe.model)
-        with torch.no_grad():
-            for prompt in model.prompts.values():
-                prompt.normal_()
-    model.requires_grad_(True).train()
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    def announce(self, start: str | Path, new: list[str]) -> None:
+        """Say what the stage starts from and what is passed over."""
+        say, stage = self.accelerator.print, self.stage
+        say(f"{stage.kind}: step {self.done} of {stage.steps}, from {start or 'fresh weights'}")
+        if new:
+            say(f"new weights, not in {start}: {', '.join(new)}")
+        if self.crops.unreadable:
+            say(f"{self.crops.unreadable} files of data.photos are no readable images; they are passed over")
 
+    def run(self) -> None:
+        """Train to the stage's end, with a checkpoint every ``output.every`` steps and one at the end."""
+        main, every = self.accelerator.is_main_process, self.recipe.output.every
+        if main:
+            trim_log(self.folder, self.step)
+        crops = iter(self.loader())
+        with tqdm(
+            total=self.recipe.steps, initial=self.step, unit="step", disable=not main, smoothing=0.05
+        ) as progress:
+            while self.done < self.stage.steps:
+                figures = self.train_step(crops)
+                if self.done % TRACKED == 0:
+                    self.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
+                progress.update()
+                shown = {"stage": self.stage.kind, "loss": f"{self.watch.mean:.5f}", **self.learner.figures()}
+                progress.set_postfix(shown)
+                if self.done == self.stage.steps or (self.step % every == 0 and not self.watch.bad):
+                    self.checkpoint(progress)
+        self.accelerator.end_training()
 
-def step_generator(seed: int, step: int, process: int) -> torch.Generator:
-    """Randomness of one step, so that a resumed run draws what an uninterrupted one would."""
-    entropy = np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(entropy[0]))
+    def train_step(self, crops: Iterator[tuple[torch.Tensor, list[str]]]) -> dict[str, float]:
+        """One optimiser step; returns what its loss is made of and the norm of the gradient."""
+        sums: dict[str, float] = {}
+        norm = 0.0
+        for part in range(self.parts):
+            hr, damaged = next(crops)
+            self.damaged.update(damaged)
+            batch = self.micro_batch(hr, part)
+            with self.accelerator.accumulate(*self.learner.modules):
+                loss, terms = self.learner.loss(batch, self.done)
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    end = self.recipe.flow_steps
+                    norm = self.learner.update(self.done, lr_factor(self.step, self.first, end, self.recipe.optimizer))
+            values = torch.stack([term.detach() for term in terms.values()])
+            means = self.accelerator.reduce(values, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+            for name, value in zip(terms, means, strict=True):
+                sums[name] = sums.get(name, 0.0) + value / self.parts
+        self.done += 1
+        self.watch.check(sums, self.step, self.folder)
+        return {**sums, "gradient": norm, **self.learner.figures()}
 
+    def loader(self) -> DataLoader:
+        """This process's crops from here on, a micro-batch at a time."""
+        accelerator = self.accelerator
+        end = self.first + self.stage.steps
+        return DataLoader(
+            self.crops,
+            batch_sampler=StepSampler(
+                self.crops, self.step, end, self.parts, accelerator.process_index, accelerator.num_processes
+            ),
+            num_workers=self.recipe.data.workers,
+            collate_fn=collate,
+            pin_memory=accelerator.device.type == "cuda",
+        )
 
-def lr_factor(step: int, steps: int, optimizer: Optimizer) -> float:
-    """Linear warm-up, constant, cosine to zero."""
-    rise = min(1.0, (step + 1) / max(optimizer.warmup, 1))
-    start = steps * (1 - optimizer.decay)
-    fall = max(0.0, (step - start) / max(steps - start, 1))
-    return rise * 0.5 * (1 + math.cos(math.pi * min(fall, 1.0)))
+    def micro_batch(self, hr: torch.Tensor, part: int) -> Batch:
+        """Crops (B, 3, H, W) with this process's share of what is drawn for the whole step."""
+        recipe, accelerator, n = self.recipe, self.accelerator, len(hr)
+        parts = self.parts * accelerator.num_processes
+        place, groups = part * accelerator.num_processes + accelerator.process_index, recipe.degrade.groups // parts
+        draws = draw(recipe, self.stage, n * parts, generator_of(recipe.seed, self.step))
+        own = draws.rows(slice(place * n, (place + 1) * n), accelerator.device)
+        generators = [generator_of(recipe.seed, self.step, place * groups + group) for group in range(groups)]
+        return make_batch(hr.to(accelerator.device, non_blocking=True), own, recipe, self.codec, generators)
 
-
-class LossWatch:
-    """Running loss; stops a run that has blown up."""
-
-    def __init__(self) -> None:
-        self.mean, self.bad = 0.0, 0
-
-    def check(self, loss: float, step: int, folder: Path) -> None:
-        """Raise :class:`UserError` at a NaN, or after PATIENCE steps above EXPLODED times the running loss."""
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {step}; the last good checkpoint is in {folder}")
-        self.bad = self.bad + 1 if self.mean and loss > EXPLODED * self.mean else 0
-        if self.bad >= PATIENCE:
-            raise UserError(
-                f"the loss has exploded at step {step} ({loss:.3g}, {EXPLODED:g} times the running {self.mean:.3g}); "
-                f"the last good checkpoint is in {folder}; lower optimizer.lr"
-            )
-        if not self.bad:
-            self.mean = loss if not self.mean else 0.99 * self.mean + 0.01 * loss
-
-
-def resume(accelerator: Accelerator, folder: Path) -> int:
-    """Load the last training state; returns its step, 0 if there is none."""
-    state = folder / "state"
-    if not state.is_dir():
-        state = folder / "state.old"  # stopped between the two renames of save()
-    if not state.is_dir():
-        return 0
-    accelerator.load_state(str(state))
-    return int((state / "step").read_text())
-
-
-def save(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """Write the training state beside the last one, then put it in its place."""
-    fresh, state, old = folder / "state.partial", folder / "state", folder / "state.old"
-    accelerator.save_state(str(fresh))
-    if accelerator.is_main_process:
-        (fresh / "step").write_text(str(step))
-        if state.is_dir():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(state, old)
-        os.replace(fresh, state)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def export(model: FlowMap, recipe: Recipe, step: int, path: Path) -> None:
-    """Write the weights as a checkpoint that upscaling loads."""
-    stages = {stage.kind: stage.steps for stage in recipe.stages}
-    info = {key: value for key in ("title", "author", "license") if (value := getattr(recipe.output, key))}
-    model.info = {
-        **info,
-        "training": {"steps": step, "batch": recipe.batch, "crop": recipe.data.crop, "stages": stages},
-    }
-    save_checkpoint(model, path, DTYPES[recipe.output.dtype])
-
-
-def log(folder: Path, line: dict) -> str:
-    """Append a line to the run's log; returns it."""
-    text = json.dumps(line)
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
-    return text
+    def checkpoint(self, progress: tqdm) -> None:
+        """Save the state, export the weights, validate, log; the stage's own file last, when it is done."""
+        accelerator, recipe, learner = self.accelerator, self.recipe, self.learner
+        save_state(accelerator, self.folder, self.index, self.done)
+        if accelerator.is_main_process:
+            model = learner.ema.model
+            with written(self.folder):
+                figures, picture = validate(model, recipe, self.folder, self.step)
+            line = {"step": self.step, "stage": self.stage.kind, "loss": round(self.watch.mean, 6)}
+            line |= {**learner.figures(), **figures, "damaged": sorted(self.damaged)}
+            progress.write(append_log(self.folder, line))
+            accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=self.step)
+            if picture is not None:
+                track_picture(accelerator, picture, self.step)
+            with written(self.folder):
+                export(model, recipe, self.index, self.step, self.done == self.stage.steps)
+        accelerator.wait_for_everyone()

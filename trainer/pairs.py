@@ -10,22 +10,24 @@ from ..flowmapsr_core.degradation import Degradation, degrade, preset, to_hr_gri
 from .recipe import Degrade
 
 
-def make_pairs(hr: Tensor, recipe: Degrade, negative: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Degrade a batch of HR crops.
+def make_pairs(
+    hr: Tensor, recipe: Degrade, negative: Tensor, generators: list[Generator]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Degrade HR crops.
 
     Args:
-        hr: (B, 3, H, W) in [0, 1].
-        recipe: presets and factors; each of its groups gets one draw.
+        hr: (B, 3, H, W) in [0, 1]; it splits evenly into groups, one for each generator.
+        recipe: presets and factors; each group gets one draw.
         negative: (B,) bool; the target of these samples is a milder degradation, by a factor from 1 to the LR's own.
-        generator: CPU generator.
+        generators: CPU generators.
 
     Returns:
         (target, lr, weight): target and lr (B, 3, H, W) in [0, 1], lr resized to the HR grid; weight (B,) of the
         sample's loss, ``(factor / 4) ** -balance``.
     """
     targets, lrs, weights = [], [], []
-    groups = min(recipe.groups, len(hr))
-    for part, milder in zip(hr.chunk(groups), negative.chunk(groups), strict=True):
+    parts = zip(hr.chunk(len(generators)), negative.chunk(len(generators)), generators, strict=True)
+    for part, milder, generator in parts:
         stages = _draw_preset(recipe, generator)
         factor = _log_uniform(*recipe.factor, generator)
         lrs.append(_round_trip(part, factor, stages, generator))

@@ -1,10 +1,7 @@
-"""Recipes: what a training run does, as a TOML file checked when it is read."""
+"""Recipes: what a training run does. Every section is a dataclass that checks itself."""
 
-import dataclasses
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 
@@ -12,14 +9,30 @@ from ..flowmapsr_core.degradation import PRESETS
 from ..flowmapsr_core.device import DTYPES
 from ..flowmapsr_core.errors import UserError
 from ..flowmapsr_core.model import FlowMap
+from .objectives import JUMPS
 from .time_pairs import TimePairs
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+STAGES = ("flow-matching", "self-distillation", "guided", "adversarial")
+GUIDANCE = ("input", "hidden", "fixed")
+BACKBONES = ("alex", "vgg", "squeeze")
 
-STAGES = ("flow-matching", "self-distillation", "guided")
+
+def check(holds: bool, message: str) -> None:
+    """Raise :class:`UserError` unless a value is as it should be."""
+    if not holds:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Crops of about ``side**2`` pixels, ``batch`` of them an optimiser step over all processes."""
+
+    side: int = 128
+    batch: int = 12
+
+    def __post_init__(self) -> None:
+        check(self.side >= 32, "data.budgets.side must be at least 32 pixels")
+        check(self.batch >= 1, "data.budgets.batch must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -27,22 +40,29 @@ class Data:
     """Where HR crops come from.
 
     Attributes:
-        photos: folder of training photographs, searched to its depth.
+        photos: folder of training photographs, searched to its depth; ``.tar`` shards (webdataset) are read too.
         validation: folder of held-out photographs; empty for no validation.
-        crop: side of an HR crop in pixels.
+        budgets: pixels of a crop and crops of a step; each step takes one of them.
+        aspect: most elongated crop, longer side by shorter; 1 for squares only.
         zoom: range of how many source pixels a crop's pixel spans; see PhotoCrops.
+        tone: largest loss of contrast of a crop, 0 for none and no negatives; see PhotoCrops.
         workers: processes that decode; 0 for the training process itself.
     """
 
     photos: str = ""
     validation: str = ""
-    crop: int = 128
+    budgets: tuple[Budget, ...] = (Budget(),)
+    aspect: float = 1.0
     zoom: tuple[float, float] = (1.0, 3.0)
+    tone: float = 0.0
     workers: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.crop >= 32, "data.crop must be at least 32 pixels")
-        _check(0.5 <= self.zoom[0] <= self.zoom[1], "data.zoom must be [low, high] with 0.5 <= low <= high")
+        check(bool(self.budgets), "data.budgets needs at least one [[data.budgets]]")
+        check(1 <= self.aspect <= 4, "data.aspect must be 1 to 4")
+        check(0.5 <= self.zoom[0] <= self.zoom[1], "data.zoom must be [low, high] with 0.5 <= low <= high")
+        check(0 <= self.tone < 1, "data.tone must be at least 0 and below 1")
+        check(self.workers >= 0, "data.workers must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -54,7 +74,7 @@ class Degrade:
         factor: range of the LR's factor, log-uniform.
         balance: samples weigh ``factor ** -balance`` in the loss. Their squared error grows about as
             ``factor ** 1.25``, so at 0 the large factors drown the small ones.
-        groups: draws of preset and factor in a batch.
+        groups: draws of preset and factor in a step; every batch must split evenly into them.
         upscale: how the LR image gets back to the HR grid, "preset" or "bicubic" (as in upscaling).
     """
 
@@ -65,31 +85,98 @@ class Degrade:
     upscale: str = "preset"
 
     def __post_init__(self) -> None:
-        _check(bool(self.presets), "degrade.presets must name at least one preset")
+        check(bool(self.presets), "degrade.presets must name at least one preset")
         for name, weight in self.presets.items():
-            _check(name in PRESETS, f"degrade.presets: {name!r} is none of {', '.join(PRESETS)}")
-            _check(weight > 0, f"degrade.presets: the weight of {name} must be above 0")
-        _check(1 <= self.factor[0] <= self.factor[1], "degrade.factor must be [low, high] with 1 <= low <= high")
-        _check(self.groups >= 1, "degrade.groups must be at least 1")
-        _check(self.upscale in ("preset", "bicubic"), 'degrade.upscale must be "preset" or "bicubic"')
+            check(name in PRESETS, f"degrade.presets: {name!r} is none of {', '.join(PRESETS)}")
+            check(weight > 0, f"degrade.presets: the weight of {name} must be above 0")
+        check(1 <= self.factor[0] <= self.factor[1], "degrade.factor must be [low, high] with 1 <= low <= high")
+        check(self.groups >= 1, "degrade.groups must be at least 1")
+        check(self.upscale in ("preset", "bicubic"), 'degrade.upscale must be "preset" or "bicubic"')
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """``scale``: range of w; ``none``: share of samples at w = 1; ``negative``: share with the negative prompt."""
+    """Positive-negative guidance of the guided stage.
 
+    Attributes:
+        mode: "input": w is drawn and the network sees it; "hidden": drawn and not seen, as in the paper; "fixed":
+            always the highest.
+        scale: range of w.
+        none: share of samples at w = 1.
+        negative: share of samples with the negative prompt and a milder target.
+    """
+
+    mode: str = "input"
     scale: tuple[float, float] = (1.0, 3.5)
     none: float = 0.0
     negative: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(1 <= self.scale[0] <= self.scale[1], "guidance.scale must be [low, high] with 1 <= low <= high")
-        _check(0 <= self.none <= 1 and 0 <= self.negative < 1, "guidance.none and guidance.negative are shares")
+        check(self.mode in GUIDANCE, f"guidance.mode: {self.mode!r} is none of {', '.join(GUIDANCE)}")
+        check(1 <= self.scale[0] <= self.scale[1], "guidance.scale must be [low, high] with 1 <= low <= high")
+        check(0 <= self.none <= 1 and 0 <= self.negative < 1, "guidance.none and guidance.negative are shares")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is around the objective.
+
+    Attributes:
+        learned_weight: weigh samples by the learned exp(-psi(t, s)).
+        perceptual: weight lambda0 of LPIPS, 0 for none.
+        backbone: of LPIPS.
+        pretrained: False for random LPIPS weights, which need no download and serve for trying things out.
+    """
+
+    learned_weight: bool = False
+    perceptual: float = 0.0
+    backbone: str = "vgg"
+    pretrained: bool = True
+
+    def __post_init__(self) -> None:
+        check(self.perceptual >= 0, "loss.perceptual must be 0 or more")
+        check(self.backbone in BACKBONES, f"loss.backbone: {self.backbone!r} is none of {', '.join(BACKBONES)}")
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Adversarial fine-tuning of a LoRA.
+
+    Attributes:
+        rank, alpha: of the LoRA.
+        lr: of the LoRA and of the discriminator.
+        warmup: steps that train the discriminator alone.
+        reconstruction: weight mu of the guided stage's loss beside the adversarial one.
+        r1, r2: weights of the gradient penalties on real and generated latents, 0 for none.
+    """
+
+    rank: int = 64
+    alpha: float = 64.0
+    lr: float = 1e-5
+    warmup: int = 200
+    reconstruction: float = 1.0
+    r1: float = 0.0
+    r2: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.rank >= 1, "adversarial.rank must be at least 1")
+        check(self.alpha > 0 and self.lr > 0, "adversarial.alpha and adversarial.lr must be above 0")
+        check(self.warmup >= 0, "adversarial.warmup must be 0 or more")
+        check(min(self.reconstruction, self.r1, self.r2) >= 0, "adversarial's weights must be 0 or more")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW; the rate rises over ``warmup`` steps and falls to zero on a cosine over the last ``decay`` share."""
+    """AdamW.
+
+    Attributes:
+        warmup: steps over which the rate rises at the start of every stage.
+        decay: the rate falls to zero on a cosine over this last share of the steps before adversarial fine-tuning.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights, which teach and are exported; 0 for the weights themselves.
+        accumulate: parts that a batch is split into on each process, to save memory.
+        checkpoint_activations: compute activations again in the backward pass, to save memory.
+    """
 
     lr: float = 4e-4
     weight_decay: float = 0.0
@@ -97,22 +184,35 @@ class Optimizer:
     warmup: int = 200
     decay: float = 0.3
     ema: float = 0.999
+    accumulate: int = 1
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.lr > 0 and self.clip > 0, "optimizer.lr and optimizer.clip must be above 0")
-        _check(0 <= self.decay <= 1 and 0 <= self.ema < 1, "optimizer.decay and optimizer.ema are shares")
+        check(self.lr > 0 and self.clip > 0, "optimizer.lr and optimizer.clip must be above 0")
+        check(self.weight_decay >= 0 and self.warmup >= 0, "optimizer.weight_decay and warmup must be 0 or more")
+        check(0 <= self.decay <= 1 and 0 <= self.ema < 1, "optimizer.decay and optimizer.ema are shares")
+        check(self.accumulate >= 1, "optimizer.accumulate must be at least 1")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``kind``: one of STAGES; ``steps``: optimiser steps it lasts."""
+    """``kind``: one of STAGES; ``steps``: optimiser steps it lasts; ``objective``: of its jumps, one of JUMPS."""
 
     kind: str
     steps: int
+    objective: str = "shortcut"
 
     def __post_init__(self) -> None:
-        _check(self.kind in STAGES, f"stages: kind {self.kind!r} is none of {', '.join(STAGES)}")
-        _check(self.steps > 0, "stages: steps must be above 0")
+        check(self.kind in STAGES, f"stages: kind {self.kind!r} is none of {', '.join(STAGES)}")
+        check(self.steps > 0, "stages: steps must be above 0")
+        check(self.objective in JUMPS, f"stages: objective {self.objective!r} is none of {', '.join(JUMPS)}")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """``text_encoder``: folder of the CLIP text encoder that embeds both prompts; empty for learned embeddings."""
+
+    text_encoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,20 +222,22 @@ class Output:
     Attributes:
         folder: where checkpoints, log and pictures go.
         every: steps between them.
+        tracker: "tensorboard", "wandb" or another that accelerate knows; "none" for the log file alone.
         dtype: precision of the weights in the exported checkpoint.
         title, author, license: into its metadata.
     """
 
     folder: str = "runs/flowmapsr"
     every: int = 1000
+    tracker: str = "tensorboard"
     dtype: str = "float32"
     title: str = "FlowMapSR"
     author: str = ""
     license: str = ""
 
     def __post_init__(self) -> None:
-        _check(self.every > 0, "output.every must be above 0")
-        _check(self.dtype in DTYPES, f"output.dtype: {self.dtype!r} is none of {', '.join(DTYPES)}")
+        check(self.every > 0, "output.every must be above 0")
+        check(self.dtype in DTYPES, f"output.dtype: {self.dtype!r} is none of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)
@@ -145,133 +247,56 @@ class Recipe:
     Attributes:
         stages: what is trained, in order.
         seed: of the weights, the crops and everything drawn about them.
-        batch: HR crops a step, over all processes.
         precision: accelerate's mixed precision, "no", "bf16" or "fp16".
-        start_from: checkpoint whose weights and shape are taken in place of ``model`` and fresh weights.
-        model: sections ``network`` and ``codec`` as a checkpoint's configuration has them.
+        start_from: checkpoint whose weights the first stage starts from.
+        model: sections ``network`` and ``codec`` as a checkpoint's configuration has them; empty for those of
+            ``start_from``.
     """
 
     stages: tuple[Stage, ...]
     seed: int = 0
-    batch: int = 12
     precision: str = "no"
     start_from: str = ""
-    model: dict[str, Any] = field(
-        default_factory=lambda: {"network": {"type": "LocalNet"}, "codec": {"type": "PixelCodec"}}
-    )
+    model: dict[str, Any] = field(default_factory=dict)
     data: Data = field(default_factory=Data)
     degrade: Degrade = field(default_factory=Degrade)
     times: TimePairs = field(default_factory=TimePairs)
     guidance: Guidance = field(default_factory=Guidance)
+    loss: Loss = field(default_factory=Loss)
+    adversarial: Adversarial = field(default_factory=Adversarial)
+    prompts: Prompts = field(default_factory=Prompts)
     optimizer: Optimizer = field(default_factory=Optimizer)
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
-        _check(bool(self.stages), "a recipe needs at least one [[stages]]")
-        _check(self.batch >= 1, "batch must be at least 1")
-        try:
-            with torch.device("meta"):
-                FlowMap.from_config(self.model)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"model: {error}") from error
-        _check(self.precision in ("no", "bf16", "fp16"), 'precision must be "no", "bf16" or "fp16"')
+        check(bool(self.stages), "a recipe needs at least one [[stages]]")
+        kinds = [stage.kind for stage in self.stages]
+        check("adversarial" not in kinds[:-1], "stages: adversarial must be the last; it trains a LoRA on the rest")
+        if kinds[0] == "adversarial":
+            check(bool(self.start_from), "start_from must name the checkpoint that the LoRA is trained on")
+        check(bool(self.model or self.start_from), "a recipe needs a [model] section or start_from")
+        check(self.seed >= 0, "seed must be 0 or more")
+        for budget in self.data.budgets:
+            even = budget.batch % self.degrade.groups == 0
+            check(even, f"data.budgets.batch ({budget.batch}) must be a multiple of degrade.groups")
+        if self.model:
+            try:
+                with torch.device("meta"):
+                    FlowMap.from_config(self.model)
+            except (ValueError, TypeError) as error:
+                raise UserError(f"model: {error}") from error
+        check(self.precision in ("no", "bf16", "fp16"), 'precision must be "no", "bf16" or "fp16"')
 
     @property
     def steps(self) -> int:
         """Optimiser steps of all stages."""
         return sum(stage.steps for stage in self.stages)
 
-    def stage_at(self, step: int) -> Stage:
-        """The stage that a step (from 0) belongs to."""
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        return self.stages[-1]
+    def first_step(self, index: int) -> int:
+        """Step, counted over the whole run, at which stage ``index`` begins."""
+        return sum(stage.steps for stage in self.stages[:index])
 
-
-def read_recipe(path: Path, overrides: list[str]) -> Recipe:
-    """Read a recipe; ``overrides`` are ``section.key=value`` with a TOML value (a bare word is a string).
-
-    Raises :class:`UserError` naming the key that is unknown or out of range.
-    """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the path of a recipe (.toml)") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a TOML file: {error}") from error
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        _check(bool(equals), f"--set {override}: write it as section.key=value")
-        *sections, name = key.strip().split(".")
-        table = values
-        for section in sections:
-            table = table.setdefault(section, {})
-            _check(isinstance(table, dict), f"--set {override}: {section} is not a section")
-        table[name] = _toml_value(text.strip())
-    try:
-        return _build(Recipe, values, "")
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _build(kind: Any, values: dict[str, Any], where: str) -> Any:
-    """A configuration dataclass from a TOML table, recursively."""
-    hints = get_type_hints(kind)
-    arguments = {}
-    for key, value in values.items():
-        name = f"{where}{key}"
-        _check(key in hints, f"unknown key {name}; {where.rstrip('.') or 'a recipe'} has {', '.join(hints)}")
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            _check(isinstance(value, dict), f"{name} must be a section")
-            arguments[key] = _build(hint, value, f"{name}.")
-        elif key == "stages":
-            _check(isinstance(value, list), "stages must be written as [[stages]]")
-            arguments[key] = tuple(_build(Stage, stage, "stages.") for stage in value)
-        else:
-            arguments[key] = _convert(value, hint, name)
-    missing = [
-        f.name for f in dataclasses.fields(kind) if f.name not in arguments
-        and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]  # fmt: skip
-    _check(not missing, f"{where}{missing[0] if missing else ''} is missing")
-    try:
-        return kind(**arguments)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{where}{error}") from error
-
-
-def _convert(value: Any, hint: Any, name: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint == tuple[float, float]:
-        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, (int, float)) for v in value):
-            return (float(value[0]), float(value[1]))
-        raise UserError(f"{name} must be two numbers, [low, high]")
-    if hint == dict[str, float]:
-        if isinstance(value, dict) and all(isinstance(v, (int, float)) for v in value.values()):
-            return {key: float(number) for key, number in value.items()}
-        raise UserError(f"{name} must be a section of numbers")
-    kind = dict if getattr(hint, "__origin__", None) is dict else hint
-    _check(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), f"{name} must be {_named(kind)}")
-    return value
-
-
-def _named(kind: Any) -> str:
-    return {int: "a whole number", float: "a number", str: "a string", dict: "a section"}[kind]
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise UserError(message)
+    @property
+    def flow_steps(self) -> int:
+        """Steps of the stages that train the network itself: all but the adversarial one."""
+        return sum(stage.steps for stage in self.stages if stage.kind != "adversarial")

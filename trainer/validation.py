@@ -11,7 +11,7 @@ from ..flowmapsr_core.metrics import high_frequency_energy, psnr_y
 from ..flowmapsr_core.model import FlowMap
 from ..flowmapsr_core.resize import resize
 from ..flowmapsr_core.upscale import upscale
-from .data import list_images, load_rgb, to_tensor
+from .photos import find_photos, load_rgb, to_tensor
 from .recipe import Recipe
 
 FACTOR = 4
@@ -19,17 +19,18 @@ CROP = 256
 SETTINGS = {"mean": {"look": "faithful"}, "1": {"steps": 1}, "2": {"steps": 2}, "4": {"steps": 4}}
 
 
-def validate(model: FlowMap, recipe: Recipe, folder: Path, step: int) -> dict[str, float]:
+def validate(model: FlowMap, recipe: Recipe, folder: Path, step: int) -> tuple[dict[str, float], Tensor | None]:
     """PSNR gain over bicubic in dB and high-frequency ratio to the HR image at x4, by preset and number of steps.
 
-    Writes ``validation-STEP.png``: a row per photograph with bicubic, posterior mean, 1, 2 and 4 steps, and HR.
+    Returns them and a grid (3, H, W) in [0, 1], also written as ``validation-STEP.png``: a row per photograph with LR,
+    bicubic, posterior mean, 1, 2 and 4 steps, and HR. ``({}, None)`` without validation photographs.
     """
     if not recipe.data.validation:
-        return {}
-    paths = list_images(Path(recipe.data.validation), CROP)
-    hr = torch.stack([_centre(to_tensor(load_rgb(path))) for path in paths])
+        return {}, None
+    photos, _ = find_photos(Path(recipe.data.validation), CROP)
+    hr = torch.stack([_centre(to_tensor(load_rgb(photo))) for photo in photos])
     hr = hr.to(next(model.parameters()).device)
-    report = {}
+    report, grid = {}, hr
     for name in ("bicubic", "flowmapsr"):
         lr = degrade(hr, FACTOR, PRESETS[name], torch.Generator().manual_seed(0))
         columns = {"bicubic": resize(lr, (CROP, CROP)).clamp(0, 1)}
@@ -40,15 +41,19 @@ def validate(model: FlowMap, recipe: Recipe, folder: Path, step: int) -> dict[st
             ratio = high_frequency_energy(image).mean() / high_frequency_energy(hr).mean()
             report[f"{name}/{label}/hf"] = round(ratio.item(), 3)
             report[f"{name}/{label}/gain"] = round((psnr_y(image, hr) - base).mean().item(), 3)
-        if name == "flowmapsr":
-            save_grid([*columns.values(), hr], folder / f"validation-{step:06d}.png")
-    return report
+        grid = make_grid([resize(lr, (CROP, CROP), "nearest"), *columns.values(), hr])
+    save_png(grid, folder / f"validation-{step:06d}.png")
+    return report, grid
 
 
-def save_grid(columns: list[Tensor], path: Path) -> None:
-    """Write images as a grid, a column per tensor (B, 3, H, W)."""
-    rows = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
-    Image.fromarray((rows.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()).save(path)
+def make_grid(columns: list[Tensor]) -> Tensor:
+    """Images as one (3, H, W) in [0, 1], a column per tensor (B, 3, H, W)."""
+    return torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2).clamp(0, 1)
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write an image (3, H, W) in [0, 1]."""
+    Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()).save(path)
 
 
 def _centre(image: Tensor) -> Tensor:

@@ -7,15 +7,18 @@ halo of :attr:`LocalNet.receptive_radius` gives exactly the untiled result.
 import itertools
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..conditioning import fourier_embedding
 
 FOURIER_DIM = 64
 RESIDUAL_SCALE = 0.2
+MEAN_RADIUS = 8  # latent cells; the mean that is taken off the input must span a few LR pixels at the largest factor
 
 
 @dataclass(frozen=True)
@@ -93,21 +96,34 @@ class Block(nn.Module):
 
 
 class Level(nn.ModuleList):
-    """Blocks at one resolution, one after another."""
+    """Blocks at one resolution, one after another.
+
+    Attributes:
+        recompute: keep only the blocks' inputs for the backward pass, and compute the rest again there.
+    """
 
     def __init__(self, width: int, condition_dim: int, blocks: int) -> None:
         super().__init__(Block(width, condition_dim) for _ in range(blocks))
+        self.recompute = False
 
     def forward(self, h: Tensor, condition: Tensor) -> Tensor:
         for block in self:
-            h = block(h, condition)
+            if self.recompute and torch.is_grad_enabled():
+                h = cast(Tensor, checkpoint(block, h, condition, use_reentrant=False))
+            else:
+                h = block(h, condition)
         return h
 
 
 class LocalNet(nn.Module):
-    """Average velocity ``u(x, t, s)`` as a function of an image neighbourhood only."""
+    """Average velocity ``u(x, t, s)`` as a function of an image neighbourhood only.
+
+    It sees its input less the local mean, so adding a constant colour to the image changes nothing: without that, it
+    learns what photographs happen to look like at each brightness, and draws dark lines on light walls far too dark.
+    """
 
     Config = LocalNetConfig
+    lora_targets = ("gate", "conv1", "conv2")  # layers that a LoRA changes unless told: all of every residual block
 
     def __init__(self, config: LocalNetConfig | None = None) -> None:
         super().__init__()
@@ -134,6 +150,11 @@ class LocalNet(nn.Module):
         self.head_output = nn.Conv2d(width, 3, 3, padding=1)
         zero(self.head_output)  # u = 0 at the start: the upscaled image passes unchanged
 
+    def checkpoint_activations(self) -> None:
+        """Save memory in training at the price of time: see :class:`Level`."""
+        for level in (*self.encoder, *self.decoder):
+            cast(Level, level).recompute = True
+
     @property
     def stride(self) -> int:
         """Latent cells that tile origins and sizes must be multiples of."""
@@ -150,7 +171,7 @@ class LocalNet(nn.Module):
         for level, blocks in reversed([*enumerate(self.config.encoder_blocks)]):
             step = 2**level
             radius = -(-radius // step) * step + 2 * blocks * step
-        radius += 1  # stem
+        radius += 1 + MEAN_RADIUS  # stem, local mean
         return -(-radius // self.stride) * self.stride
 
     @property
@@ -174,7 +195,7 @@ class LocalNet(nn.Module):
         """
         scalars = torch.cat([fourier_embedding(value, FOURIER_DIM) for value in (t, s, guidance)], dim=1)
         condition = self.condition(torch.cat([scalars.to(x.dtype), prompt.to(x.dtype)], dim=1))
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = (x - self._local_mean(x)).contiguous(memory_format=torch.channels_last)
         h = self.stem(x)
         skips = []
         for level, blocks in enumerate(self.encoder):
@@ -186,6 +207,14 @@ class LocalNet(nn.Module):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest") + skips.pop()
             h = self.decoder[level](h, condition)
         return self._head(h, x, condition)
+
+    def _local_mean(self, x: Tensor) -> Tensor:
+        """Mean colour around each cell (edges: of the cells there are), the same for all pixels of a cell."""
+        pixels = self.config.unshuffle**2
+        color = x.float().unflatten(1, (3, pixels)).mean(dim=2)
+        size = 2 * MEAN_RADIUS + 1
+        mean = F.avg_pool2d(color, size, stride=1, padding=MEAN_RADIUS, count_include_pad=False)
+        return mean.repeat_interleave(pixels, dim=1).to(x.dtype)
 
     def _head(self, h: Tensor, x: Tensor, condition: Tensor) -> Tensor:
         """Output stage at full resolution.

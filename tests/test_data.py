@@ -1,0 +1,137 @@
+"""Photographs, crops, and the pairs made of them."""
+
+import io
+import tarfile
+from collections import Counter
+
+import pytest
+import torch
+from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.trainer.crops import Crop, PhotoCrops, StepSampler, bucket_shapes
+from flowmapsr.trainer.pairs import make_pairs
+from flowmapsr.trainer.photos import find_photos, load_rgb
+from flowmapsr.trainer.recipe import Budget, Data, Degrade
+from PIL import Image
+
+
+def crops_of(folder, seed=5, **settings):
+    return PhotoCrops(Data(photos=str(folder), **{"budgets": (Budget(64, 4),), **settings}), 8, seed)
+
+
+def test_crops_are_the_same_for_a_seed_and_pass_over_what_is_no_image(photos):
+    first, second, other = crops_of(photos), crops_of(photos), crops_of(photos, seed=6)
+    assert first.unreadable == 1
+    key = Crop(1000, 3, (64, 64))
+    crop, damaged = first[key]
+    assert torch.equal(crop, second[key][0])
+    assert damaged == []
+    assert not torch.equal(crop, first[Crop(1000, 2, (64, 64))][0])
+    assert not torch.equal(crop, other[key][0])
+    assert crop.shape == (3, 64, 64)
+    assert crop.min() >= 0
+    assert crop.max() <= 1
+
+
+def test_a_damaged_photograph_is_passed_over_and_named(photos):
+    whole = (photos / "0.png").read_bytes()
+    for index in range(6):
+        (photos / f"cut{index}.png").write_bytes(whole[: len(whole) // 2])
+    crops = crops_of(photos)
+    found = [crops[Crop(0, number, (64, 64))] for number in range(8)]
+    names = {name.rsplit("/")[-1] for _, damaged in found for name in damaged}
+    assert names
+    assert all(name.startswith("cut") for name in names)
+    assert all(crop.isfinite().all() for crop, _ in found)
+
+
+def test_a_folder_of_damaged_photographs_is_an_error(tmp_path, photos):
+    whole = (photos / "0.png").read_bytes()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cut\.png; check the folder"):
+        crops_of(tmp_path / "bad")[Crop(0, 0, (64, 64))]
+
+
+def test_shards_hold_the_same_photographs_as_a_folder(tmp_path, photos):
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "000.tar", "w") as shard:
+        for path in sorted(photos.rglob("*.png")):
+            shard.add(path, path.name)
+        caption = tarfile.TarInfo("0.txt")
+        caption.size = 5
+        shard.addfile(caption, io.BytesIO(b"hello"))
+    folder, shards = (find_photos(place)[0] for place in (photos, tmp_path / "shards"))
+    assert sorted(folder.values()) == sorted(shards.values())
+    for one, other in zip(sorted(folder, key=lambda p: p.path.name), shards, strict=True):
+        assert load_rgb(one).tobytes() == load_rgb(other).tobytes()
+    (tmp_path / "shards" / "001.tar").write_bytes(b"no tar")
+    with pytest.raises(UserError, match=r"001\.tar is not an uncompressed tar"):
+        find_photos(tmp_path / "shards")
+
+
+def test_turned_photographs_count_as_they_are_seen(tmp_path):
+    image = Image.new("RGB", (90, 60))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    ((photo, size),) = find_photos(tmp_path)[0].items()
+    assert size == load_rgb(photo).size == (60, 90)
+
+
+def test_bucket_shapes_keep_the_pixels_and_the_multiple():
+    assert bucket_shapes(64, 1, 8) == [(64, 64)]
+    shapes = bucket_shapes(512, 2, 64)
+    assert (512, 512) in shapes
+    assert {(width, height) for height, width in shapes} == set(shapes)
+    for height, width in shapes:
+        assert height % 64 == width % 64 == 0
+        assert abs(height * width / 512**2 - 1) < 0.13
+        assert 0.45 < height / width < 2.2
+
+
+def test_buckets_follow_the_photographs_shapes_and_budgets_have_their_own_batches(tmp_path):
+    for index, size in enumerate([(300, 150), (300, 150), (300, 150), (150, 300)]):
+        Image.new("RGB", size, (index * 40, 0, 0)).save(tmp_path / f"{index}.png")
+    crops = crops_of(tmp_path, aspect=2.0, budgets=(Budget(64, 4), Budget(96, 2)))
+    drawn = Counter(crops.draw_bucket(step) for step in range(800))
+    shapes = {shape for shape, _ in drawn}
+    assert {batch for _, batch in drawn} == {4, 2}
+    assert all(height != width for height, width in shapes)
+    lying = sum(count for ((height, width), _), count in drawn.items() if width > height)
+    assert 0.68 < lying / 800 < 0.82  # three photographs of four
+    (shape, _), _ = drawn.most_common(1)[0]
+    assert crops[Crop(0, 0, shape)][0].shape == (3, *shape)
+
+
+@pytest.mark.parametrize(("parts", "processes"), [(1, 2), (2, 1), (2, 2)])
+def test_a_step_is_the_same_however_it_is_shared_out(photos, parts, processes):
+    crops = crops_of(photos)
+    alone = [crop for batch in StepSampler(crops, 7, 9, 1, 0, 1) for crop in batch]
+    shared = [list(StepSampler(crops, 7, 9, parts, process, processes)) for process in range(processes)]
+    assert [crop for batches in zip(*shared, strict=True) for batch in batches for crop in batch] == alone
+
+
+def test_tone_changes_keep_the_range_and_make_negatives(photos):
+    plain, toned = crops_of(photos), crops_of(photos, tone=0.5)
+    slopes = []
+    for number in range(20):
+        key = Crop(0, number, (64, 64))
+        before, after = plain[key][0], toned[key][0]
+        assert after.min() >= 0
+        assert after.max() <= 1
+        slopes.append(((after - after.mean()) * (before - before.mean())).mean() / before.var())
+    slopes = torch.stack(slopes)
+    assert (slopes.abs() > 0.49).all()
+    assert (slopes.abs() < 1.01).all()
+    assert 4 < (slopes < 0).sum() < 16
+
+
+def test_negative_samples_get_a_milder_target(generator):
+    hr = torch.rand(8, 3, 32, 32, generator=generator)
+    negative = torch.tensor([True, False] * 4)
+    recipe = Degrade(presets={"bicubic": 1.0}, factor=(4, 4), balance=1.0)
+    target, lr, weight = make_pairs(hr, recipe, negative, [generator] * 4)
+    assert torch.equal(target[1::2], hr[1::2])
+    assert torch.equal(weight, torch.ones(8))
+    milder, full = ((image - hr).square().mean(dim=(1, 2, 3))[::2] for image in (target, lr))
+    assert (milder < full).all()

@@ -1,0 +1,76 @@
+"""Recipes: errors that name the key, the shipped ones, the dry run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.trainer.memory import estimate_bytes
+from flowmapsr.trainer.recipe import Optimizer
+from flowmapsr.trainer.recipe_file import read_recipe
+from flowmapsr.trainer.schedule import lr_factor
+from flowmapsr.trainer.start import build_model
+
+RECIPES = sorted((Path(__file__).parent.parent / "trainer" / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_shipped_recipes_are_valid(path):
+    assert read_recipe(path, []).steps > 0
+
+
+def test_a_dry_run_resolves_the_recipe_and_says_what_it_takes():
+    (path,) = (path for path in RECIPES if path.stem == "built-in")
+    done = subprocess.run(
+        [sys.executable, "-m", "flowmapsr.trainer", path, "--set", "seed=3", "--dry-run"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert '"seed": 3' in done.stdout
+    *_, weights, memory = done.stdout.splitlines()
+    assert weights.startswith("2,795,299 weights")
+    assert "GiB for activations" in memory
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.crops=3", "unknown key data.crops"), ("data.budgets=[{side=4}]", "data.budgets.side"),
+        ("data.budgets=3", "data.budgets must be written as"), ("data.budgets=[{side=64,batch=5}]", "batch .5. must"),
+        ("times.levels=9", "levels"), ("degrade.presets.foggy=1", "foggy"), ("optimizer.lr=-1", "optimizer.lr"),
+        ("degrade.factor=[4]", "degrade.factor"), ("seed", "section.key=value"), ("stages=[]", "stages"),
+        ("model.network.type=Transformer", "Transformer"), ("model.network.width=3", "width"),
+        ("data.workers='two'", "data.workers must be a whole number"), ("guidance.mode=both", "guidance.mode"),
+        ("loss.learned_weight=1", "loss.learned_weight must be true or false"), ("model={}", "start_from"),
+        ("stages=[{kind='guided',steps=1,objective='leap'}]", "'leap' is none of shortcut"),
+        ("stages=[{kind='adversarial',steps=1}]", "start_from must name"), ("loss.backbone=resnet", "loss.backbone"),
+        ("stages=[{kind='adversarial',steps=1},{kind='guided',steps=1}]", "adversarial must be the last"),
+    ],
+)  # fmt: skip
+def test_bad_recipes_name_the_key(recipe_file, override, message):
+    with pytest.raises(UserError, match=message):
+        read_recipe(recipe_file, [override])
+
+
+def test_the_memory_estimate_counts_what_autograd_keeps(recipe_file):
+    plain, saving = (
+        read_recipe(recipe_file, ["precision=no", f"optimizer.checkpoint_activations={switch}"])
+        for switch in ("false", "true")
+    )
+    model, _ = build_model(plain)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    fixed, kept = estimate_bytes(model, plain, 1)
+    assert fixed == weights * 4 * 5  # weights, gradients, two moments, average
+    assert estimate_bytes(model, plain, 2)[1] == pytest.approx(kept / 2, rel=0.1)
+    assert estimate_bytes(build_model(saving)[0], saving, 1)[1] < 0.9 * kept
+
+
+def test_learning_rate_rises_holds_and_falls():
+    optimizer = Optimizer(warmup=10, decay=0.5)
+    assert lr_factor(0, 0, 100, optimizer) == 0.1
+    assert lr_factor(30, 0, 100, optimizer) == 1
+    assert lr_factor(30, 30, 100, optimizer) == 0.1  # a new stage warms up again
+    assert lr_factor(75, 0, 100, optimizer) == pytest.approx(0.5)
+    assert lr_factor(100, 0, 100, optimizer) == pytest.approx(0)
+    assert lr_factor(150, 100, 100, optimizer) == 1  # adversarial fine-tuning comes after the cosine

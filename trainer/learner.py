@@ -1,0 +1,173 @@
+"""What a stage trains: its modules, their optimisers, and the loss of a micro-batch, term by term."""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..flowmapsr_core.errors import UserError
+from ..flowmapsr_core.flow import Velocity, per_sample
+from ..flowmapsr_core.model import FlowMap
+from .adversarial import (
+    SMALLEST,
+    PatchDiscriminator,
+    ScoreGap,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    two_step_prediction,
+)
+from .batch import Batch, bind, make_target
+from .ema import Ema
+from .recipe import Recipe, Stage
+from .weighting import LossWeight
+
+Figures = dict[str, Tensor]
+
+
+class Learner:
+    """Trains the network with one objective, its weights averaged.
+
+    Attributes:
+        model: the prepared network; its gradient is taken.
+        ema: averaged weights; they are validated and exported.
+        modules: everything with parameters that are trained, prepared.
+    """
+
+    def __init__(self, recipe: Recipe, stage: Stage, model: FlowMap, accelerator: Accelerator) -> None:
+        self.recipe, self.stage, self.accelerator = recipe, stage, accelerator
+        settings = recipe.optimizer
+        groups = [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": settings.weight_decay}]
+        weighting = LossWeight() if recipe.loss.learned_weight else None
+        if weighting:
+            groups.append({"params": list(weighting.parameters()), "weight_decay": 0.0})
+        self.lr = settings.lr if stage.kind != "adversarial" else recipe.adversarial.lr
+        self.ema = Ema(model, settings.ema)
+        self.ema.model.to(accelerator.device)
+        self.model, self.optimizer = accelerator.prepare(model, adamw(groups, self.lr))
+        self.weighting = accelerator.prepare(weighting) if weighting else None
+        self.perceptual = make_perceptual(recipe, accelerator)
+        self.modules = [self.model] + ([self.weighting] if self.weighting else [])
+        accelerator.register_for_checkpointing(self.ema)
+
+    @property
+    def teacher(self) -> torch.nn.Module:
+        """What gives self-distillation its targets."""
+        return self.ema.model if self.recipe.optimizer.ema else self.model
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
+        """Loss of a micro-batch, and what it is made of: unweighted, so that they compare over a run."""
+        draws, n, jump = batch.draws, len(batch.x_t), batch.draws.jump
+        with self.accelerator.autocast():
+            target = make_target(batch, self.teacher, self.recipe, self.stage)
+        u = self.model(batch.x_t, draws.t, draws.s, batch.seen, draws.negative).float()
+        error = batch.weight * (u - target).square().mean(dim=(1, 2, 3))
+        figures = {"velocity": error[~jump].sum() / n}
+        if jump.any():
+            figures["jump"] = error[jump].sum() / n
+        loss = (self.weighting(error, draws.t, draws.s) if self.weighting else error).mean()
+        if self.perceptual:
+            # x_t - t u is an HR prediction where a jump ends at 0, or s = t
+            ends = ~jump | (draws.s == 0)
+            x0 = batch.x_t - per_sample(draws.t, u) * u
+            distance = self.perceptual(x0[ends], batch.hr[ends], draws.t[ends], self.ema.model.codec, draws.place[ends])
+            figures["perceptual"] = distance.sum() / n
+            loss = loss + figures["perceptual"]
+        return loss, figures
+
+    def update(self, step: int, factor: float) -> float:
+        """Optimiser step ``step`` of the stage, at ``factor`` of the learning rate; returns the gradient norm."""
+        set_lr(self.optimizer, self.lr * factor)
+        parameters = [parameter for module in self.modules for parameter in module.parameters()]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.optimizer.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.accelerator.unwrap_model(self.model), step)
+        return float(norm)  # pyright: ignore[reportArgumentType]
+
+    def figures(self) -> dict[str, float]:
+        """What else is worth logging."""
+        return {}
+
+
+class AdversarialLearner(Learner):
+    """Trains a LoRA against a discriminator, by turns; the discriminator alone for the first ``warmup`` steps."""
+
+    def __init__(self, recipe: Recipe, stage: Stage, model: FlowMap, accelerator: Accelerator) -> None:
+        super().__init__(recipe, stage, model, accelerator)
+        least = SMALLEST * model.codec.factor
+        if any(budget.side < least for budget in recipe.data.budgets):
+            raise UserError(f"data.budgets.side must be at least {least} for adversarial fine-tuning")
+        discriminator = PatchDiscriminator(model.codec.channels)
+        critic = adamw([{"params": list(discriminator.parameters())}], self.lr)
+        self.discriminator, self.critic = accelerator.prepare(discriminator, critic)
+        self.gap = ScoreGap()
+        self.modules.append(self.discriminator)
+        accelerator.register_for_checkpointing(self.gap)
+
+    def judges(self, step: int) -> bool:
+        """Whether it is the discriminator's turn."""
+        return step < self.recipe.adversarial.warmup or (step - self.recipe.adversarial.warmup) % 2 == 1
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
+        u = bind(self.model, batch.seen, batch.draws.negative)
+        return self.judge(batch, u) if self.judges(step) else self.mend(batch, u, step)
+
+    def judge(self, batch: Batch, u: Velocity) -> tuple[Tensor, Figures]:
+        """The discriminator's turn."""
+        settings, real = self.recipe.adversarial, batch.x0
+        with torch.no_grad():
+            fake = two_step_prediction(u, batch.x1)
+        scores = self.discriminator(torch.cat([real, fake])).chunk(2)
+        self.gap.update(*scores)
+        figures = {"discriminator": discriminator_loss(*scores)}
+        for name, weight, x in (("r1", settings.r1, real), ("r2", settings.r2, fake)):
+            if weight:
+                figures[name] = weight * gradient_penalty(self.discriminator, x)
+        return torch.stack(list(figures.values())).sum(), figures
+
+    def mend(self, batch: Batch, u: Velocity, step: int) -> tuple[Tensor, Figures]:
+        """The LoRA's turn."""
+        # the discriminator's weights stay out of it: unwrapped and frozen, no process waits for their gradients
+        discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
+        fake, score = discriminator(two_step_prediction(u, batch.x1)), discriminator(batch.x0)
+        figures = {"adversarial": generator_loss(fake, score)}
+        loss, mu = figures["adversarial"], self.recipe.adversarial.reconstruction
+        if mu:
+            reconstruction, more = super().loss(batch, step)
+            loss, figures = loss + mu * reconstruction, figures | more
+        return loss, figures
+
+    def update(self, step: int, factor: float) -> float:
+        if not self.judges(step):
+            norm = super().update(step, factor)
+            self.accelerator.unwrap_model(self.discriminator).requires_grad_(True)
+            return norm
+        set_lr(self.critic, self.lr * factor)
+        norm = self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.recipe.optimizer.clip)
+        self.critic.step()
+        self.critic.zero_grad()
+        return float(norm)  # pyright: ignore[reportArgumentType]
+
+    def figures(self) -> dict[str, float]:
+        return {"score gap": round(self.gap.mean, 4)}
+
+
+def make_perceptual(recipe: Recipe, accelerator: Accelerator):
+    """LPIPS as the recipe wants it, or None."""
+    settings = recipe.loss
+    if not settings.perceptual:
+        return None
+    from .perceptual import Perceptual
+
+    perceptual = Perceptual(settings.backbone, settings.perceptual, pretrained=settings.pretrained)
+    return perceptual.to(accelerator.device)
+
+
+def adamw(groups: list[dict], lr: float) -> torch.optim.AdamW:
+    """AdamW as every stage uses it."""
+    return torch.optim.AdamW(groups, lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
