@@ -28,6 +28,26 @@ def test_a_fresh_network_changes_nothing(generator):
     assert net(x, *times, torch.zeros(2, 64), torch.ones(2)).abs().max() == 0
 
 
+def test_brightness_and_colour_change_nothing(small_model, generator):
+    x = torch.randn(1, 12, 24, 16, generator=generator)
+    color = torch.tensor([0.5, -0.3, 0.1]).repeat_interleave(4).reshape(1, 12, 1, 1)
+    arguments = torch.ones(1), torch.zeros(1), torch.zeros(1, 8), torch.ones(1)
+    assert torch.allclose(small_model.network(x + color, *arguments), small_model.network(x, *arguments), atol=1e-5)
+
+
+def test_checkpointed_activations_give_the_same_gradient(small_model, generator):
+    x = torch.randn(1, 12, 16, 16, generator=generator)
+    arguments = torch.ones(1), torch.zeros(1), torch.zeros(1, 8), torch.ones(1)
+    network = small_model.network.requires_grad_(True)
+    gradients = []
+    for _ in range(2):
+        network.zero_grad()
+        network(x, *arguments).square().mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+        network.checkpoint_activations()
+    assert all(torch.equal(plain, saving) for plain, saving in zip(*gradients, strict=True))
+
+
 def test_inputs_of_the_network_all_matter(small_model, generator):
     x = torch.randn(1, 12, 16, 16, generator=generator)
     one, zero = torch.ones(1), torch.zeros(1)

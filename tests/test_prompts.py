@@ -4,7 +4,10 @@ import sys
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT
 from flowmapsr.trainer.prompts import encode_prompts
+from flowmapsr.trainer.recipe_file import read_recipe
+from flowmapsr.trainer.start import build_model
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 TOKENS = ["a", "b", "c", "a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
@@ -59,6 +62,17 @@ def test_takes_the_second_encoder_of_an_sdxl_folder(encoder, folder, tmp_path):
     assert embeddings.dtype == torch.float32
     assert not embeddings.requires_grad
     assert torch.allclose(embeddings, encode_prompts(folder, ["a b", "c"]), atol=1e-2)
+
+
+def test_a_model_gets_its_prompts_from_the_encoder(folder, recipe_file):
+    set_folder = f"prompts.text_encoder={folder}"
+    recipe = read_recipe(recipe_file, [set_folder, "model.network.prompt_dim=12"])
+    model, _ = build_model(recipe)
+    expected = encode_prompts(folder, [POSITIVE_PROMPT, NEGATIVE_PROMPT])
+    assert torch.equal(torch.stack([model.prompts["positive"], model.prompts["negative"]]), expected)
+    assert not model.prompts["positive"].requires_grad
+    with pytest.raises(UserError, match="gives 12 numbers, the network takes 4"):
+        build_model(read_recipe(recipe_file, [set_folder]))
 
 
 def test_says_that_the_folder_is_missing(tmp_path):

@@ -134,6 +134,16 @@ def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data
                 assert torch.allclose(tensor, expected[key], atol=2e-5), (name, file, key)
 
 
+def test_without_averaging_the_weights_themselves_are_exported(recipe_file, data, tmp_path):
+    done = train(recipe_file, data, "optimizer.ema=0", "optimizer.checkpoint_activations=true",
+                 "optimizer.warmup=1", f"output.folder={tmp_path / 'run'}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    files = ("stage-1-flow-matching.safetensors", "model.safetensors")
+    first, last = (load_file(tmp_path / "run" / name) for name in files)
+    assert first.keys() == last.keys()
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path):
     out = f"output.folder={tmp_path / 'run'}"
     first = 'stages=[{kind="flow-matching",steps=2}]'

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import Tensor
 
 from ..flowmapsr_core.errors import UserError
@@ -29,10 +29,23 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         if not accelerator.log_with:
             raise UserError(f"output.tracker: {name} is not installed; pip install {name}, or set it to none")
         accelerator.init_trackers(folder.name)
+    _suit_sharding(accelerator, recipe)
     parts, groups = recipe.optimizer.accumulate * accelerator.num_processes, recipe.degrade.groups
     if groups % parts:
         raise UserError(f"degrade.groups is {groups}; make it a multiple of processes x optimizer.accumulate ({parts})")
     return accelerator
+
+
+def _suit_sharding(accelerator: Accelerator, recipe: Recipe) -> None:
+    """What FSDP and DeepSpeed want to know, or cannot do."""
+    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if sharded and recipe.optimizer.ema:
+        raise UserError("optimizer.ema must be 0 with FSDP or DeepSpeed: each process holds only a part of the weights")
+    plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
+    if plugin:
+        # DeepSpeed learns it from a data loader otherwise, and crops have no loader of accelerate's
+        parts = recipe.optimizer.accumulate * accelerator.num_processes
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.data.budgets[0].batch // parts
 
 
 def track_picture(accelerator: Accelerator, picture: Tensor, step: int) -> None:

@@ -9,27 +9,21 @@ from ..flowmapsr_core.model import FlowMap
 
 
 class Ema:
-    """A copy of a model whose weights follow it with a decay that rises to ``decay`` over the first steps.
-
-    With ``decay`` 0 there is no copy: ``model`` is the model itself.
-    """
+    """A copy of a model whose weights follow it with a decay that rises to ``decay`` over the first steps."""
 
     def __init__(self, model: FlowMap, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False).eval() if decay else model
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
 
     @torch.no_grad()
     def update(self, model: FlowMap, step: int) -> None:
         """Move towards ``model`` after optimiser step ``step`` (from 0)."""
-        if not self.decay:
-            return
         decay = min(self.decay, (step + 1) / (step + 10))
         for averaged, current in zip(self.model.parameters(), model.parameters(), strict=True):
             averaged.lerp_(current, 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.model.state_dict() if self.decay else {}
+        return self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.decay:
-            self.model.load_state_dict(state)
+        self.model.load_state_dict(state)

@@ -1,5 +1,7 @@
 """What a stage trains: its modules, their optimisers, and the loss of a micro-batch, term by term."""
 
+import copy
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -29,7 +31,7 @@ class Learner:
 
     Attributes:
         model: the prepared network; its gradient is taken.
-        ema: averaged weights; they are validated and exported.
+        ema: averaged weights, if there are any: they teach, and are validated and exported.
         modules: everything with parameters that are trained, prepared.
     """
 
@@ -41,18 +43,29 @@ class Learner:
         if weighting:
             groups.append({"params": list(weighting.parameters()), "weight_decay": 0.0})
         self.lr = settings.lr if stage.kind != "adversarial" else recipe.adversarial.lr
-        self.ema = Ema(model, settings.ema)
-        self.ema.model.to(accelerator.device)
+        self.codec = model.codec
+        self.ema = Ema(model, settings.ema) if settings.ema else None
+        self.shell = None if self.ema else copy.deepcopy(model)
+        if self.ema:
+            self.ema.model.to(accelerator.device)
+            accelerator.register_for_checkpointing(self.ema)
         self.model, self.optimizer = accelerator.prepare(model, adamw(groups, self.lr))
         self.weighting = accelerator.prepare(weighting) if weighting else None
         self.perceptual = make_perceptual(recipe, accelerator)
         self.modules = [self.model] + ([self.weighting] if self.weighting else [])
-        accelerator.register_for_checkpointing(self.ema)
 
     @property
     def teacher(self) -> torch.nn.Module:
         """What gives self-distillation its targets."""
-        return self.ema.model if self.recipe.optimizer.ema else self.model
+        return self.ema.model if self.ema else self.model
+
+    def result(self) -> FlowMap:
+        """The model to validate and export. All processes call it: each may hold only a part of the weights."""
+        if self.ema:
+            return self.ema.model
+        assert self.shell is not None
+        self.shell.load_state_dict(self.accelerator.get_state_dict(self.model))
+        return self.shell.requires_grad_(False).eval()
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
         """Loss of a micro-batch, and what it is made of: unweighted, so that they compare over a run."""
@@ -69,7 +82,7 @@ class Learner:
             # x_t - t u is an HR prediction where a jump ends at 0, or s = t
             ends = ~jump | (draws.s == 0)
             x0 = batch.x_t - per_sample(draws.t, u) * u
-            distance = self.perceptual(x0[ends], batch.hr[ends], draws.t[ends], self.ema.model.codec, draws.place[ends])
+            distance = self.perceptual(x0[ends], batch.hr[ends], draws.t[ends], self.codec, draws.place[ends])
             figures["perceptual"] = distance.sum() / n
             loss = loss + figures["perceptual"]
         return loss, figures
@@ -81,7 +94,8 @@ class Learner:
         norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.optimizer.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.update(self.accelerator.unwrap_model(self.model), step)
+        if self.ema:
+            self.ema.update(self.accelerator.unwrap_model(self.model), step)
         return float(norm)  # pyright: ignore[reportArgumentType]
 
     def figures(self) -> dict[str, float]:

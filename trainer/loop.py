@@ -146,8 +146,8 @@ class StageRun:
         """Save the state, export the weights, validate, log; the stage's own file last, when it is done."""
         accelerator, recipe, learner = self.accelerator, self.recipe, self.learner
         save_state(accelerator, self.folder, self.index, self.done)
+        model = learner.result()
         if accelerator.is_main_process:
-            model = learner.ema.model
             with written(self.folder):
                 figures, picture = validate(model, recipe, self.folder, self.step)
             line = {"step": self.step, "stage": self.stage.kind, "loss": round(self.watch.mean, 6)}

@@ -27,9 +27,7 @@ def validate(model: FlowMap, recipe: Recipe, folder: Path, step: int) -> tuple[d
     """
     if not recipe.data.validation:
         return {}, None
-    photos, _ = find_photos(Path(recipe.data.validation), CROP)
-    hr = torch.stack([_centre(to_tensor(load_rgb(photo))) for photo in photos])
-    hr = hr.to(next(model.parameters()).device)
+    hr = load_crops(Path(recipe.data.validation)).to(next(model.parameters()).device)
     report, grid = {}, hr
     for name in ("bicubic", "flowmapsr"):
         lr = degrade(hr, FACTOR, PRESETS[name], torch.Generator().manual_seed(0))
@@ -44,6 +42,11 @@ def validate(model: FlowMap, recipe: Recipe, folder: Path, step: int) -> tuple[d
         grid = make_grid([resize(lr, (CROP, CROP), "nearest"), *columns.values(), hr])
     save_png(grid, folder / f"validation-{step:06d}.png")
     return report, grid
+
+
+def load_crops(folder: Path) -> Tensor:
+    """The centre of every photograph of a folder, (B, 3, CROP, CROP) in [0, 1]."""
+    return torch.stack([_centre(to_tensor(load_rgb(photo))) for photo in find_photos(folder, CROP)[0]])
 
 
 def make_grid(columns: list[Tensor]) -> Tensor:
