@@ -23,6 +23,7 @@ from .png_tiff import EXIF_IFD, ICC_TAG, XMP_TAG, read_sixteen_bit, write_png, w
 READABLE = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 SIXTEEN_BIT = {"PNG", "TIFF"}
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for files that are
 WEBP_LONGEST_SIDE = 16383
 OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 4},
@@ -77,7 +78,7 @@ def read_picture(path: Path) -> Picture:
         raise UserError(f"{path} is not an image that can be read; give a PNG, JPEG, WebP or TIFF file") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is too large an image: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is damaged or truncated ({error}); copy it again") from error
     samples = torch.from_numpy(upright(samples, orientation).astype(np.float32) / (2**bits - 1))
     samples = samples.permute(2, 0, 1)[None].contiguous()

@@ -44,6 +44,14 @@ def test_a_damaged_photograph_is_passed_over_and_named(photos):
     assert all(crop.isfinite().all() for crop, _ in found)
 
 
+def test_what_pillow_calls_broken_or_huge_is_passed_over_too(photos, monkeypatch):
+    (photos / "header.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    Image.new("1", (2000, 2000)).save(photos / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 540 * 360)
+    _, unreadable = find_photos(photos)
+    assert unreadable == 3  # and the one that was there
+
+
 def test_a_folder_of_damaged_photographs_is_an_error(tmp_path, photos):
     whole = (photos / "0.png").read_bytes()
     (tmp_path / "bad").mkdir()

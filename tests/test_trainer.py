@@ -59,7 +59,9 @@ def test_a_run_and_its_files(recipe_file, data, photos, tmp_path):
     assert list((out / "logs").rglob("events.out.tfevents.*"))
     model = load_model(out / "model.safetensors")
     assert model.info["title"] == "Tiny"
-    assert model.info["training"]["stages"] == {"flow-matching": 2, "self-distillation": 2, "guided": 2}
+    assert [stage["kind"] for stage in model.info["training"]["stages"]] == [
+        "flow-matching", "self-distillation", "guided"
+    ]  # fmt: skip
     assert upscale(model, torch.rand(1, 3, 8, 8), 2).shape == (1, 3, 16, 16)
     again = train(recipe_file, data, f"output.folder={out}")
     assert (again.returncode, again.stdout.strip()) == (0, str(out / "model.safetensors"))
@@ -117,9 +119,9 @@ def test_the_adversarial_stage_makes_a_lora_of_the_model_it_started_from(recipe_
 
 def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data, tmp_path):
     settings = (data, *ALL_STAGES[:3], "optimizer.clip=1e9")
-    options = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "-m", "flowmapsr.trainer"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [*["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "flowmapsr.trainer"]]
+    launch.insert(0, sys.executable)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     runs = {
         "one": train(recipe_file, *settings, f"output.folder={tmp_path / 'one'}"),
         "parts": train(recipe_file, *settings, f"output.folder={tmp_path / 'parts'}", "optimizer.accumulate=2"),
@@ -127,6 +129,7 @@ def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data
     }
     for name, done in runs.items():
         assert done.returncode == 0, (name, done.stderr[-3000:])
+        assert f"processes: {2 if name == 'two' else 1}" in done.stdout
     for file in ("model", "lora"):
         expected = load_file(tmp_path / "one" / f"{file}.safetensors")
         for name in ("parts", "two"):
@@ -145,10 +148,14 @@ def test_without_averaging_the_weights_themselves_are_exported(recipe_file, data
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path):
-    out = f"output.folder={tmp_path / 'run'}"
-    first = 'stages=[{kind="flow-matching",steps=2}]'
-    assert train(recipe_file, data, first, out).returncode == 0
-    kept = (tmp_path / "run" / "model.safetensors").read_bytes()
+    out, first = f"output.folder={tmp_path / 'run'}", tmp_path / "run" / "stage-1-flow-matching.safetensors"
+    process = subprocess.Popen([*TRAINER, *arguments(recipe_file, data, out)], stderr=subprocess.DEVNULL)
+    while not first.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    kept = first.read_bytes()
 
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -157,8 +164,16 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path
     assert done.returncode == 2
     assert "could not write to" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == kept
+    assert first.read_bytes() == kept
     assert train(recipe_file, data, out).returncode == 0
+
+
+def test_a_folder_belongs_to_one_recipe(recipe_file, data, tmp_path):
+    out = f"output.folder={tmp_path / 'run'}"
+    assert train(recipe_file, data, 'stages=[{kind="flow-matching",steps=1}]', out).returncode == 0
+    done = train(recipe_file, data, 'stages=[{kind="flow-matching",steps=1}]', "optimizer.lr=1e-5", out)
+    assert done.returncode == 2
+    assert "another recipe: optimizer.lr is 0.0004 there, 1e-05 now" in done.stderr
 
 
 def test_weights_are_shared_with_the_checkpoint_it_starts_from(recipe_file, data, tmp_path):
@@ -181,10 +196,13 @@ def test_weights_are_shared_with_the_checkpoint_it_starts_from(recipe_file, data
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.photos={nowhere}", "is not a folder"), ("data.photos={empty}", "holds no readable image"),
+        ("data.photos={nowhere}", "is not a folder"), ("data.photos=", "must name a folder"),
+        ("data.photos={empty}", "holds no readable image"),
         ("output.tracker=crystal-ball", "crystal-ball"), ("optimizer.accumulate=3", "degrade.groups is 4"),
-        ("start_from={empty}/x.safetensors", "no such file"), ("optimizer.lr=1e30", "velocity loss is inf at step 2"),
+        ("start_from={empty}/x.safetensors", "no such file"),
+        ("optimizer.lr=1e30", "velocity loss is inf at step 2"),
         ("data.budgets=[{{side=2048,batch=4}}]", "no photograph of at least 2048x2048"),
+        ("output.folder=/dev/null/run", "could not write to"), ("data.validation={empty}", "holds no readable image"),
     ],
 )  # fmt: skip
 def test_bad_input_is_said_in_one_line(recipe_file, data, tmp_path, monkeypatch, capsys, override, message):

@@ -1,4 +1,4 @@
-"""The paper's ablations at small scale: ``python -m flowmapsr.trainer.ablations --photos F --validation F --output F``.
+"""The paper's ablations at small scale: ``python -m flowmapsr.trainer.ablations --help`` says what it takes.
 
 Every variant trains for the same number of steps from the same flow-matching model and is then measured at x4 on
 held-out photographs degraded by the ``flowmapsr`` preset: PSNR gain over bicubic in dB, and in parentheses the

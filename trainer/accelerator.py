@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
 from torch import Tensor
 
 from ..flowmapsr_core.errors import UserError
@@ -19,33 +19,44 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     try:
         accelerator = Accelerator(
             mixed_precision=recipe.precision,
-            gradient_accumulation_steps=recipe.optimizer.accumulate,
+            # as a plugin: a launcher's own number of steps would win over a plain one
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=recipe.optimizer.accumulate),
             log_with=None if name == "none" else name,
             project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
         )
     except ValueError as error:
         raise UserError(f"the recipe cannot run here: {error}") from error
-    if name != "none":
-        if not accelerator.log_with:
-            raise UserError(f"output.tracker: {name} is not installed; pip install {name}, or set it to none")
-        accelerator.init_trackers(folder.name)
-    _suit_sharding(accelerator, recipe)
     parts, groups = recipe.optimizer.accumulate * accelerator.num_processes, recipe.degrade.groups
     if groups % parts:
         raise UserError(f"degrade.groups is {groups}; make it a multiple of processes x optimizer.accumulate ({parts})")
+    _suit_sharding(accelerator, recipe, parts)
+    if name != "none":
+        if not accelerator.log_with:
+            raise UserError(f"output.tracker: {name} is not installed; pip install {name}, or set it to none")
+        # every stage, and a run that goes on, adds to the same W&B run
+        accelerator.init_trackers(folder.name, init_kwargs={"wandb": {"id": folder.name, "resume": "allow"}})
     return accelerator
 
 
-def _suit_sharding(accelerator: Accelerator, recipe: Recipe) -> None:
-    """What FSDP and DeepSpeed want to know, or cannot do."""
-    sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    if sharded and recipe.optimizer.ema:
-        raise UserError("optimizer.ema must be 0 with FSDP or DeepSpeed: each process holds only a part of the weights")
-    plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
+def _suit_sharding(accelerator: Accelerator, recipe: Recipe, parts: int) -> None:
+    """What FSDP and DeepSpeed cannot do, and what DeepSpeed wants to know."""
+    if not is_sharded(accelerator):
+        return
+    if recipe.optimizer.ema or recipe.loss.learned_weight or recipe.stages[-1].kind == "adversarial":
+        raise UserError(
+            "FSDP and DeepSpeed spread one network over the processes and know no other: set optimizer.ema to 0 and "
+            "loss.learned_weight to false, and train a LoRA without them"
+        )
+    plugin = accelerator.state.deepspeed_plugin
     if plugin:
         # DeepSpeed learns it from a data loader otherwise, and crops have no loader of accelerate's
-        parts = recipe.optimizer.accumulate * accelerator.num_processes
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.data.budgets[0].batch // parts
+        plugin.deepspeed_config["gradient_clipping"] = recipe.optimizer.clip
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether each process holds only a part of the weights."""
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def track_picture(accelerator: Accelerator, picture: Tensor, step: int) -> None:

@@ -70,11 +70,11 @@ class ScoreGap:
         self.decay = decay
         self.mean, self.steps = 0.0, 0
 
-    def update(self, real: Tensor, fake: Tensor) -> float:
-        """Take in the scores of a step, of any one shape; returns the running mean (at first, of all steps alike)."""
+    def update(self, gap: float) -> float:
+        """Take in a step's mean difference; returns the running mean (at first, of all steps alike)."""
         self.steps += 1
         share = max(1 - self.decay, 1 / self.steps)
-        self.mean += share * ((real - fake).mean().item() - self.mean)
+        self.mean += share * (gap - self.mean)
         return self.mean
 
     def state_dict(self) -> dict[str, float]:

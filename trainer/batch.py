@@ -13,6 +13,8 @@ from .objectives import JUMPS, USE_VELOCITY, flow_matching_target, guided_veloci
 from .pairs import make_pairs
 from .recipe import Recipe, Stage
 
+GUIDED = ("guided", "adversarial")  # stages whose velocities are guided
+
 
 @dataclass
 class Draws:
@@ -38,7 +40,7 @@ class Draws:
 def draw(recipe: Recipe, stage: Stage, batch: int, generator: Generator) -> Draws:
     """Draw a whole step's samples."""
     negative, w = torch.zeros(batch, dtype=torch.bool), torch.ones(batch)
-    if stage.kind in ("guided", "adversarial"):
+    if stage.kind in GUIDED:
         negative = torch.rand(batch, generator=generator) < recipe.guidance.negative
         low, high = recipe.guidance.scale
         low = high if recipe.guidance.mode == "fixed" else low
@@ -48,7 +50,7 @@ def draw(recipe: Recipe, stage: Stage, batch: int, generator: Generator) -> Draw
     share = 0.0 if stage.kind == "flow-matching" else recipe.times.jumps
     count = ((torch.arange(batch + 1) * share) + 1e-6).floor()
     jump = count.diff() > 0
-    t, s = recipe.times.flow_matching(batch, generator)
+    t, s = recipe.times.flow_matching(batch, generator, zero=stage.objective == "lagrangian")
     pairs = recipe.times.shortcut if stage.objective == "shortcut" else recipe.times.intervals
     jump_t, jump_s = pairs(batch, generator)
     place = torch.rand(batch, 2, generator=generator)
@@ -91,19 +93,26 @@ def make_target(batch: Batch, teacher, recipe: Recipe, stage: Stage) -> Tensor:
     """What ``u(x_t, t, s)`` should be, (B, C, H, W): self-distillation for jumps, (guided) velocities for the rest."""
     draws, jump = batch.draws, batch.draws.jump
     v = batch.v.clone()
-    guided = (draws.w != 1) & (~jump | (stage.objective in USE_VELOCITY))
-    if guided.any():
-        part = draws.rows(guided)
+    if stage.kind in GUIDED:
+        rows = _some((draws.w != 1) & (~jump | (stage.objective in USE_VELOCITY)))
+        part = draws.rows(rows)
         u_negative = bind(teacher, torch.ones_like(part.w), torch.ones_like(part.negative))
-        v[guided] = guided_velocity(u_negative, batch.x_t[guided], v[guided], part.t, part.w)
+        v[rows] = guided_velocity(u_negative, batch.x_t[rows], v[rows], part.t, part.w)
     u = bind(teacher, batch.seen, draws.negative)
     target = flow_matching_target(u, batch.x_t, v, draws.t, draws.s)
-    if jump.any():
-        part = draws.rows(jump)
-        u = bind(teacher, batch.seen[jump], part.negative)
+    if stage.kind != "flow-matching":
+        rows = _some(jump)
+        part = draws.rows(rows)
+        u = bind(teacher, batch.seen[rows], part.negative)
         options = {"finest": recipe.times.finest} if stage.objective == "shortcut" else {}
-        target[jump] = JUMPS[stage.objective](u, batch.x_t[jump], v[jump], part.t, part.s, **options)
+        jumps = JUMPS[stage.objective](u, batch.x_t[rows], v[rows], part.t, part.s, **options)
+        target[jump] = jumps[jump[rows]]
     return target
+
+
+def _some(rows: Tensor) -> Tensor:
+    """These rows (B,) bool, or the first if there are none: a teacher spread over processes must be called by all."""
+    return rows if rows.any() else torch.arange(len(rows), device=rows.device) == 0
 
 
 def bind(model, w: Tensor, negative: Tensor) -> Velocity:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ..flowmapsr_core.errors import UserError
-from .photos import Photo, find_photos, load_rgb, to_tensor
-from .recipe import Data
+from .photos import UNREADABLE, Photo, find_photos, load_rgb, to_tensor
+from .recipe import Data, check
 
 RATIOS = 3  # aspect ratios on either side of the square
 TRIES = 100  # damaged photographs in a row
@@ -52,6 +52,7 @@ class PhotoCrops(Dataset):
     """
 
     def __init__(self, data: Data, multiple: int, seed: int) -> None:
+        check(bool(data.photos), "data.photos must name a folder of photographs")
         self.data, self.seed = data, seed
         photos, self.unreadable = find_photos(Path(data.photos), 32)
         self.budgets: list[tuple[int, dict[Shape, list[Photo]]]] = []
@@ -60,6 +61,11 @@ class PhotoCrops(Dataset):
             self.budgets.append((budget.batch, _buckets(photos, shapes)))
             if not self.budgets[-1][1]:
                 raise UserError(f"{data.photos} holds no photograph of at least {budget.side}x{budget.side} pixels")
+
+    @property
+    def shortest_side(self) -> int:
+        """Shortest side of any crop, in pixels."""
+        return min(min(shape) for _, buckets in self.budgets for shape in buckets)
 
     def draw_bucket(self, step: int) -> tuple[Shape, int]:
         """(shape, batch) of a step; a bucket comes as often as it has photographs."""
@@ -70,14 +76,14 @@ class PhotoCrops(Dataset):
 
     def __getitem__(self, crop: Crop) -> tuple[Tensor, list[str]]:
         """The crop (3, H, W) in [0, 1], and the names of damaged photographs that were passed over for it."""
-        random = np.random.default_rng((self.seed, crop.step, crop.number))
+        random = np.random.default_rng((self.seed, crop.step, 1 + crop.number))
         photos = next(buckets[crop.shape] for _, buckets in self.budgets if crop.shape in buckets)
         damaged = []
         for _ in range(TRIES):
             photo = photos[random.integers(len(photos))]
             try:
                 return self._cut(load_rgb(photo), crop.shape, random), damaged
-            except (OSError, ValueError):
+            except UNREADABLE:
                 damaged.append(photo.name)
         raise UserError(f"{TRIES} photographs in a row could not be decoded, the last {damaged[-1]}; check the folder")
 

@@ -1,5 +1,6 @@
 """The files that people load: checkpoints and LoRAs."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def export(model: FlowMap, recipe: Recipe, index: int, step: int, done: bool) ->
     info["training"] = {
         "steps": step,
         "batches": [f"{budget.batch} x {budget.side} px" for budget in recipe.data.budgets],
-        "stages": {stage.kind: stage.steps for stage in recipe.stages[: index + 1]},
+        "stages": [asdict(stage) for stage in recipe.stages[: index + 1]],
+        "guidance": recipe.guidance.mode,
     }
     result = result_file(recipe, stage)
     if stage.kind == "adversarial":

@@ -1,6 +1,7 @@
 """What a stage trains: its modules, their optimisers, and the loss of a micro-batch, term by term."""
 
 import copy
+import math
 
 import torch
 from accelerate import Accelerator
@@ -9,8 +10,8 @@ from torch import Tensor
 from ..flowmapsr_core.errors import UserError
 from ..flowmapsr_core.flow import Velocity, per_sample
 from ..flowmapsr_core.model import FlowMap
+from .accelerator import is_sharded
 from .adversarial import (
-    SMALLEST,
     PatchDiscriminator,
     ScoreGap,
     discriminator_loss,
@@ -24,6 +25,7 @@ from .recipe import Recipe, Stage
 from .weighting import LossWeight
 
 Figures = dict[str, Tensor]
+GAP = "score gap"  # running mean: 0 where real and fake scores have met
 
 
 class Learner:
@@ -44,8 +46,9 @@ class Learner:
             groups.append({"params": list(weighting.parameters()), "weight_decay": 0.0})
         self.lr = settings.lr if stage.kind != "adversarial" else recipe.adversarial.lr
         self.codec = model.codec
+        self.jumps = stage.kind != "flow-matching"
         self.ema = Ema(model, settings.ema) if settings.ema else None
-        self.shell = None if self.ema else copy.deepcopy(model)
+        self.shell = copy.deepcopy(model) if is_sharded(accelerator) else None
         if self.ema:
             self.ema.model.to(accelerator.device)
             accelerator.register_for_checkpointing(self.ema)
@@ -60,12 +63,13 @@ class Learner:
         return self.ema.model if self.ema else self.model
 
     def result(self) -> FlowMap:
-        """The model to validate and export. All processes call it: each may hold only a part of the weights."""
-        if self.ema:
-            return self.ema.model
-        assert self.shell is not None
-        self.shell.load_state_dict(self.accelerator.get_state_dict(self.model))
-        return self.shell.requires_grad_(False).eval()
+        """The model to validate and export. All processes call it; if the weights are sharded, the main one gets it."""
+        if self.shell is None:
+            return self.ema.model if self.ema else self.accelerator.unwrap_model(self.model)
+        weights = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            self.shell.load_state_dict(weights)
+        return self.shell.to(self.accelerator.device)
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
         """Loss of a micro-batch, and what it is made of: unweighted, so that they compare over a run."""
@@ -75,31 +79,47 @@ class Learner:
         u = self.model(batch.x_t, draws.t, draws.s, batch.seen, draws.negative).float()
         error = batch.weight * (u - target).square().mean(dim=(1, 2, 3))
         figures = {"velocity": error[~jump].sum() / n}
-        if jump.any():
+        if self.jumps:
             figures["jump"] = error[jump].sum() / n
         loss = (self.weighting(error, draws.t, draws.s) if self.weighting else error).mean()
         if self.perceptual:
             # x_t - t u is an HR prediction where a jump ends at 0, or s = t
             ends = ~jump | (draws.s == 0)
-            x0 = batch.x_t - per_sample(draws.t, u) * u
-            distance = self.perceptual(x0[ends], batch.hr[ends], draws.t[ends], self.codec, draws.place[ends])
-            figures["perceptual"] = distance.sum() / n
+            figures["perceptual"] = u.sum() * 0
+            if ends.any():
+                x0 = batch.x_t - per_sample(draws.t, u) * u
+                distance = self.perceptual(x0[ends], batch.hr[ends], draws.t[ends], self.codec, draws.place[ends])
+                figures["perceptual"] = distance.sum() / n
             loss = loss + figures["perceptual"]
         return loss, figures
 
-    def update(self, step: int, factor: float) -> float:
-        """Optimiser step ``step`` of the stage, at ``factor`` of the learning rate; returns the gradient norm."""
-        set_lr(self.optimizer, self.lr * factor)
-        parameters = [parameter for module in self.modules for parameter in module.parameters()]
-        norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.optimizer.clip)
+    def set_rate(self, factor: float) -> None:
+        """Set the share of the learning rate. Before the gradient is taken: DeepSpeed steps as it takes it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
+
+    def update(self, step: int) -> float:
+        """Optimiser step ``step`` of the stage; returns the norm of the gradient."""
+        norm = self.clip(self.model)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.accelerator.unwrap_model(self.model), step)
-        return float(norm)  # pyright: ignore[reportArgumentType]
+        return norm
 
-    def figures(self) -> dict[str, float]:
-        """What else is worth logging."""
+    def clip(self, module: torch.nn.Module) -> float:
+        """Shorten the gradient if it is too long; returns its norm as it was, or raises if that is no number."""
+        norm = float(self.accelerator.clip_grad_norm_(module.parameters(), self.recipe.optimizer.clip) or 0.0)
+        if self.accelerator.scaler is None and not math.isfinite(norm):  # a scaler skips such steps by itself
+            raise UserError(f"the gradient is {norm}; lower the learning rate")
+        return norm
+
+    def observe(self, figures: dict[str, float]) -> dict[str, float]:
+        """Take in a step's figures, averaged over the processes; returns those that are losses."""
+        return figures
+
+    def gauges(self) -> dict[str, float]:
+        """What says how training stands, besides the losses."""
         return {}
 
 
@@ -108,9 +128,6 @@ class AdversarialLearner(Learner):
 
     def __init__(self, recipe: Recipe, stage: Stage, model: FlowMap, accelerator: Accelerator) -> None:
         super().__init__(recipe, stage, model, accelerator)
-        least = SMALLEST * model.codec.factor
-        if any(budget.side < least for budget in recipe.data.budgets):
-            raise UserError(f"data.budgets.side must be at least {least} for adversarial fine-tuning")
         discriminator = PatchDiscriminator(model.codec.channels)
         critic = adamw([{"params": list(discriminator.parameters())}], self.lr)
         self.discriminator, self.critic = accelerator.prepare(discriminator, critic)
@@ -132,16 +149,16 @@ class AdversarialLearner(Learner):
         with torch.no_grad():
             fake = two_step_prediction(u, batch.x1)
         scores = self.discriminator(torch.cat([real, fake])).chunk(2)
-        self.gap.update(*scores)
         figures = {"discriminator": discriminator_loss(*scores)}
         for name, weight, x in (("r1", settings.r1, real), ("r2", settings.r2, fake)):
             if weight:
                 figures[name] = weight * gradient_penalty(self.discriminator, x)
-        return torch.stack(list(figures.values())).sum(), figures
+        loss = torch.stack(list(figures.values())).sum()
+        return loss, {**figures, GAP: (scores[0] - scores[1]).mean()}
 
     def mend(self, batch: Batch, u: Velocity, step: int) -> tuple[Tensor, Figures]:
         """The LoRA's turn."""
-        # the discriminator's weights stay out of it: unwrapped and frozen, no process waits for their gradients
+        # the discriminator's weights stay out of it, until update(): no process is to wait for their gradients
         discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
         fake, score = discriminator(two_step_prediction(u, batch.x1)), discriminator(batch.x0)
         figures = {"adversarial": generator_loss(fake, score)}
@@ -151,19 +168,28 @@ class AdversarialLearner(Learner):
             loss, figures = loss + mu * reconstruction, figures | more
         return loss, figures
 
-    def update(self, step: int, factor: float) -> float:
+    def set_rate(self, factor: float) -> None:
+        super().set_rate(factor)
+        for group in self.critic.param_groups:
+            group["lr"] = self.lr * factor
+
+    def update(self, step: int) -> float:
         if not self.judges(step):
-            norm = super().update(step, factor)
+            norm = super().update(step)
             self.accelerator.unwrap_model(self.discriminator).requires_grad_(True)
             return norm
-        set_lr(self.critic, self.lr * factor)
-        norm = self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.recipe.optimizer.clip)
+        norm = self.clip(self.discriminator)
         self.critic.step()
         self.critic.zero_grad()
-        return float(norm)  # pyright: ignore[reportArgumentType]
+        return norm
 
-    def figures(self) -> dict[str, float]:
-        return {"score gap": round(self.gap.mean, 4)}
+    def observe(self, figures: dict[str, float]) -> dict[str, float]:
+        if GAP in figures:
+            figures[GAP] = self.gap.update(figures[GAP])
+        return {name: value for name, value in figures.items() if name != GAP}
+
+    def gauges(self) -> dict[str, float]:
+        return {GAP: round(self.gap.mean, 4)}
 
 
 def make_perceptual(recipe: Recipe, accelerator: Accelerator):
@@ -180,8 +206,3 @@ def make_perceptual(recipe: Recipe, accelerator: Accelerator):
 def adamw(groups: list[dict], lr: float) -> torch.optim.AdamW:
     """AdamW as every stage uses it."""
     return torch.optim.AdamW(groups, lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr

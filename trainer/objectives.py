@@ -2,7 +2,7 @@
 
 Every target is a pure function ``(u, x_t, v, t, s) -> target``:
 
-- ``u(x, t, s)``: the velocity that supervises, conditioning bound (here an EMA of the network);
+- ``u(x, t, s)``: the velocity that supervises, conditioning bound (an EMA of the network, or itself);
 - ``x_t``: interpolant (B, C, H, W); ``v``: its velocity, same shape;
 - ``t``, ``s``: times (B,), ``0 <= s <= t <= 1``.
 

@@ -4,7 +4,6 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -14,9 +13,10 @@ from PIL import ContainerIO, Image, ImageOps
 from torch import Tensor
 
 from ..flowmapsr_core.errors import UserError
-from ..flowmapsr_core.image_io import READABLE
+from ..flowmapsr_core.image_io import DAMAGED, READABLE
 
-DECODED_IMAGES = 128  # kept in memory by each process: about 7 MB each at 1920x1280
+UNREADABLE = (*DAMAGED, Image.DecompressionBombError)
+DECODED_BYTES = 2**30  # of decoded photographs that each process keeps
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
 
 
@@ -31,7 +31,7 @@ class Photo:
 
     @contextmanager
     def open(self) -> Iterator[Image.Image]:
-        """The image, not yet decoded. Raises ``OSError`` or ``ValueError`` if it is none."""
+        """The image, not yet decoded. Raises one of UNREADABLE if it is none."""
         with self.path.open("rb") as file:
             part: IO[bytes] = file if self.length is None else ContainerIO.ContainerIO(file, self.start, self.length)
             with Image.open(part) as image:
@@ -46,11 +46,19 @@ class Photo:
             return (height, width) if known and image.getexif().get(ORIENTATION) in TURNED else (width, height)
 
 
-@lru_cache(maxsize=DECODED_IMAGES)
+_decoded: dict[Photo, Image.Image] = {}
+
+
 def load_rgb(photo: Photo) -> Image.Image:
-    """Decode upright 8-bit RGB. Raises ``OSError`` or ``ValueError`` if the image is damaged."""
-    with photo.open() as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+    """Decode upright 8-bit RGB; the last ones are kept. Raises one of UNREADABLE if the image is damaged."""
+    image = _decoded.pop(photo, None)
+    if image is None:
+        with photo.open() as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+    _decoded[photo] = image  # at the end, as the last one used
+    while len(_decoded) > 1 and sum(3 * kept.width * kept.height for kept in _decoded.values()) > DECODED_BYTES:
+        del _decoded[next(iter(_decoded))]
+    return image
 
 
 def find_photos(folder: Path, smallest: int = 1) -> tuple[dict[Photo, tuple[int, int]], int]:
@@ -62,6 +70,7 @@ def find_photos(folder: Path, smallest: int = 1) -> tuple[dict[Photo, tuple[int,
     Raises:
         UserError: the folder is missing or holds no such photograph.
     """
+    folder = folder.expanduser()  # shells leave the ~ of key=~/photos alone
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; set it to a folder of photographs")
     sizes, unreadable = {}, 0
@@ -69,7 +78,7 @@ def find_photos(folder: Path, smallest: int = 1) -> tuple[dict[Photo, tuple[int,
         for photo in _shard(path) if path.suffix.lower() == ".tar" else _file(path):
             try:
                 sizes[photo] = photo.size()
-            except (OSError, ValueError):
+            except UNREADABLE:
                 unreadable += 1
     large = {photo: size for photo, size in sizes.items() if min(size) >= smallest}
     if not large:

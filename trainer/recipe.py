@@ -1,6 +1,7 @@
 """Recipes: what a training run does. Every section is a dataclass that checks itself."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +11,11 @@ from ..flowmapsr_core.device import DTYPES
 from ..flowmapsr_core.errors import UserError
 from ..flowmapsr_core.model import FlowMap
 from .objectives import JUMPS
+from .perceptual import BACKBONES
 from .time_pairs import TimePairs
 
 STAGES = ("flow-matching", "self-distillation", "guided", "adversarial")
 GUIDANCE = ("input", "hidden", "fixed")
-BACKBONES = ("alex", "vgg", "squeeze")
 
 
 def check(holds: bool, message: str) -> None:
@@ -236,6 +237,7 @@ class Output:
     license: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", str(Path(self.folder).expanduser()))
         check(self.every > 0, "output.every must be above 0")
         check(self.dtype in DTYPES, f"output.dtype: {self.dtype!r} is none of {', '.join(DTYPES)}")
 
@@ -276,6 +278,7 @@ class Recipe:
             check(bool(self.start_from), "start_from must name the checkpoint that the LoRA is trained on")
         check(bool(self.model or self.start_from), "a recipe needs a [model] section or start_from")
         check(self.seed >= 0, "seed must be 0 or more")
+        check("self-distillation" not in kinds or self.times.jumps > 0, "times.jumps must be above 0 for such a stage")
         for budget in self.data.budgets:
             even = budget.batch % self.degrade.groups == 0
             check(even, f"data.budgets.batch ({budget.batch}) must be a multiple of degrade.groups")

@@ -24,7 +24,7 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[s
     Raises:
         UserError: the checkpoint is of another architecture.
     """
-    base = load_model(start) if start else None
+    base = load_model(Path(start).expanduser()) if start else None
     config = recipe.model or (base.config() if base else {})
     model = FlowMap.from_config(config, {"hash_sha256": base.info.get("hash_sha256", "")} if base else {})
     with torch.no_grad():
@@ -32,7 +32,7 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[s
             prompt.normal_()
     new = _take(model, base, start) if base else []
     if recipe.prompts.text_encoder:
-        _bake_prompts(model, Path(recipe.prompts.text_encoder))
+        _bake_prompts(model, Path(recipe.prompts.text_encoder).expanduser())
     if recipe.optimizer.checkpoint_activations:
         model.network.checkpoint_activations()
     model.requires_grad_(True).train()

@@ -1,5 +1,6 @@
 """The state that a run resumes from, and its log. Never half-written."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,8 +13,42 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from ..flowmapsr_core.errors import UserError
+from .recipe import Recipe
 
 LOG = "log.jsonl"
+# of no consequence for the weights
+FREE = ("output", "data.validation", "data.workers", "optimizer.accumulate", "optimizer.checkpoint_activations")
+
+
+def claim_folder(recipe: Recipe) -> None:
+    """Write the recipe into the run's folder, or see that the run there is of the same one.
+
+    Raises :class:`UserError` if it is not, or the folder cannot be written.
+    """
+    folder = Path(recipe.output.folder)
+    path, values = folder / "recipe.json", json.loads(json.dumps(_flat(dataclasses.asdict(recipe))))
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _replace_text(path, json.dumps(values, indent=1))
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(key for key in values.keys() | kept.keys() if values.get(key) != kept.get(key))
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"{folder} holds a run of another recipe: {key} is {kept.get(key)!r} there, {values.get(key)!r} now; "
+            f"give another output.folder, or delete that one"
+        )
+
+
+def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """``section.key`` to value, without what is free to change."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = where + key
+        if name not in FREE:
+            flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def load_state(accelerator: Accelerator, folder: Path, index: int) -> int:
@@ -23,10 +58,13 @@ def load_state(accelerator: Accelerator, folder: Path, index: int) -> int:
         state = folder / "state.old"  # stopped between the two renames of save_state()
     if not state.is_dir():
         return 0
-    place = json.loads((state / "place.json").read_text())
-    if place["stage"] != index:
-        return 0
-    accelerator.load_state(str(state))
+    try:
+        place = json.loads((state / "place.json").read_text())
+        if place["stage"] != index:
+            return 0
+        accelerator.load_state(str(state))
+    except (RuntimeError, KeyError, ValueError, OSError, EOFError) as error:
+        raise UserError(f"{state} cannot be resumed from ({error}); delete it to begin the stage again") from error
     return place["step"]
 
 
@@ -81,6 +119,11 @@ def trim_log(folder: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
     if kept != lines:
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
+        with written(folder):
+            _replace_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

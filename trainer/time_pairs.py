@@ -35,9 +35,9 @@ class TimePairs:
         """Step of the finest grid."""
         return 2.0**-self.levels
 
-    def flow_matching(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """t on the finest grid, s = t; both (n,)."""
-        t = torch.randint(1, 2**self.levels + 1, (n,), generator=generator) * self.finest
+    def flow_matching(self, n: int, generator: Generator, zero: bool = False) -> tuple[Tensor, Tensor]:
+        """t on the finest grid, s = t; both (n,). ``zero``: t = 0 too, where no jump begins but LSD looks at u."""
+        t = torch.randint(0 if zero else 1, 2**self.levels + 1, (n,), generator=generator) * self.finest
         t = torch.where(torch.rand(n, generator=generator) < self.start, torch.ones(n), t)
         return t, t
 

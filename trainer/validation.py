@@ -7,27 +7,30 @@ from PIL import Image
 from torch import Tensor
 
 from ..flowmapsr_core.degradation import PRESETS, degrade
+from ..flowmapsr_core.errors import UserError
 from ..flowmapsr_core.metrics import high_frequency_energy, psnr_y
 from ..flowmapsr_core.model import FlowMap
 from ..flowmapsr_core.resize import resize
 from ..flowmapsr_core.upscale import upscale
-from .photos import find_photos, load_rgb, to_tensor
-from .recipe import Recipe
+from .photos import UNREADABLE, find_photos, load_rgb, to_tensor
 
 FACTOR = 4
 CROP = 256
 SETTINGS = {"mean": {"look": "faithful"}, "1": {"steps": 1}, "2": {"steps": 2}, "4": {"steps": 4}}
 
 
-def validate(model: FlowMap, recipe: Recipe, folder: Path, step: int) -> tuple[dict[str, float], Tensor | None]:
+def validate(model: FlowMap, hr: Tensor) -> tuple[dict[str, float], Tensor]:
     """PSNR gain over bicubic in dB and high-frequency ratio to the HR image at x4, by preset and number of steps.
 
-    Returns them and a grid (3, H, W) in [0, 1], also written as ``validation-STEP.png``: a row per photograph with LR,
-    bicubic, posterior mean, 1, 2 and 4 steps, and HR. ``({}, None)`` without validation photographs.
+    Args:
+        model: is evaluated where its weights are.
+        hr: from :func:`load_crops`.
+
+    Returns:
+        The figures, and a grid (3, H, W) in [0, 1]: a row per photograph with LR, bicubic, posterior mean, 1, 2 and
+        4 steps, and HR.
     """
-    if not recipe.data.validation:
-        return {}, None
-    hr = load_crops(Path(recipe.data.validation)).to(next(model.parameters()).device)
+    hr = hr.to(next(model.parameters()).device)
     report, grid = {}, hr
     for name in ("bicubic", "flowmapsr"):
         lr = degrade(hr, FACTOR, PRESETS[name], torch.Generator().manual_seed(0))
@@ -40,13 +43,16 @@ def validate(model: FlowMap, recipe: Recipe, folder: Path, step: int) -> tuple[d
             report[f"{name}/{label}/hf"] = round(ratio.item(), 3)
             report[f"{name}/{label}/gain"] = round((psnr_y(image, hr) - base).mean().item(), 3)
         grid = make_grid([resize(lr, (CROP, CROP), "nearest"), *columns.values(), hr])
-    save_png(grid, folder / f"validation-{step:06d}.png")
     return report, grid
 
 
 def load_crops(folder: Path) -> Tensor:
     """The centre of every photograph of a folder, (B, 3, CROP, CROP) in [0, 1]."""
-    return torch.stack([_centre(to_tensor(load_rgb(photo))) for photo in find_photos(folder, CROP)[0]])
+    photos, _ = find_photos(folder, CROP)
+    try:
+        return torch.stack([_centre(to_tensor(load_rgb(photo))) for photo in photos])
+    except UNREADABLE as error:
+        raise UserError(f"a photograph of {folder} is damaged ({error}); take it away") from error
 
 
 def make_grid(columns: list[Tensor]) -> Tensor:

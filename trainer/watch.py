@@ -7,7 +7,7 @@ from ..flowmapsr_core.errors import UserError
 
 EXPLODED = 20.0  # times the running loss
 PATIENCE = 20  # steps in a row
-FLOOR = 1e-6  # a learned weighting can take the loss through zero
+FLOOR = 1e-6  # a term that is zero for a while
 
 
 class LossWatch:
@@ -35,7 +35,7 @@ class LossWatch:
             if not math.isfinite(value):
                 raise UserError(f"the {name} loss is {value} at step {step}; {kept}; lower the learning rate")
             mean = self.means.get(name)
-            if mean is not None and value > EXPLODED * max(abs(mean), FLOOR):
+            if mean is not None and value > EXPLODED * max(mean, FLOOR):
                 high = high or f"the {name} loss has exploded at step {step} ({value:.3g}, its running mean {mean:.3g})"
         self.bad = self.bad + 1 if high else 0
         if self.bad >= PATIENCE:

@@ -45,11 +45,13 @@ class LocalNetConfig:
 
     def __post_init__(self) -> None:
         for name in ("widths", "encoder_blocks", "decoder_blocks"):
+            if not isinstance(getattr(self, name), (list, tuple)):
+                raise ValueError(f"network.{name} must be a list of whole numbers, one a level")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not len(self.widths) == len(self.encoder_blocks) == len(self.decoder_blocks) + 1:
-            raise ValueError("widths and encoder_blocks need one entry a level, decoder_blocks one fewer")
+            raise ValueError("network.widths and encoder_blocks need one entry a level, decoder_blocks one fewer")
         if min(*self.widths, self.unshuffle, self.head_width, self.condition_dim, self.prompt_dim) < 1:
-            raise ValueError("every width and size must be at least 1")
+            raise ValueError("network: every width and size must be at least 1")
 
 
 def zero(layer: nn.Conv2d | nn.Linear) -> None:
@@ -211,9 +213,10 @@ class LocalNet(nn.Module):
     def _local_mean(self, x: Tensor) -> Tensor:
         """Mean colour around each cell (edges: of the cells there are), the same for all pixels of a cell."""
         pixels = self.config.unshuffle**2
-        color = x.float().unflatten(1, (3, pixels)).mean(dim=2)
+        mean = x.float().unflatten(1, (3, pixels)).mean(dim=2)
         size = 2 * MEAN_RADIUS + 1
-        mean = F.avg_pool2d(color, size, stride=1, padding=MEAN_RADIUS, count_include_pad=False)
+        for kernel, padding in (((size, 1), (MEAN_RADIUS, 0)), ((1, size), (0, MEAN_RADIUS))):
+            mean = F.avg_pool2d(mean, kernel, stride=1, padding=padding, count_include_pad=False)
         return mean.repeat_interleave(pixels, dim=1).to(x.dtype)
 
     def _head(self, h: Tensor, x: Tensor, condition: Tensor) -> Tensor:
