@@ -2,10 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .compare import Compare
+from .degrade import Degrade
+from .load_lora import LoadLoRA
 from .load_model import LoadModel
+from .match_color import MatchColor
 from .upscale import Upscale
 
 
 class FlowMapSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModel, Upscale]
+        return [LoadModel, LoadLoRA, Upscale, MatchColor, Degrade, Compare]

@@ -1,13 +1,12 @@
 """FlowMapSR Upscale: the whole chain in one node."""
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core import upscale
 from ..flowmapsr_core.looks import LOOKS
-from ..flowmapsr_core.resize import resize_alpha
 from ..flowmapsr_core.upscale import MAX_SCALE
+from .images import join_alpha, split_alpha
 from .runtime import ModelType, load_patcher, loaded, progress
 
 
@@ -20,7 +19,7 @@ class Upscale(io.ComfyNode):
             category="FlowMapSR",
             description="Upscales photographs 1x to 8x: resize, sampling, colour correction. Every image of a batch.",
             inputs=[
-                io.Image.Input("image"),
+                io.Image.Input("image", tooltip="One image or a batch. Alpha is kept."),
                 io.Float.Input(
                     "factor", default=4.0, min=1.0, max=MAX_SCALE, step=0.05, tooltip="Output side / input side."
                 ),
@@ -38,10 +37,6 @@ class Upscale(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, factor: float, look: str, model=None) -> io.NodeOutput:
         patcher = model or load_patcher()
-        channels = image.movedim(-1, 1)
-        result = upscale(
-            loaded(patcher), channels[:, :3], factor, look=look, device=patcher.load_device, progress=progress()
-        )
-        if channels.shape[1] == 4:
-            result = torch.cat([result, resize_alpha(channels[:, 3:], result)], dim=1)
-        return io.NodeOutput(result.movedim(1, -1))
+        color, alpha = split_alpha(image)
+        result = upscale(loaded(patcher), color, factor, look=look, device=patcher.load_device, progress=progress())
+        return io.NodeOutput(join_alpha(result, alpha))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,15 @@ from safetensors.torch import load_file, save_file
 ROOT = Path(__file__).parent.parent
 WORKFLOW = ROOT / "workflows" / "flowmapsr_upscale.json"
 COMFYUI = os.environ.get("COMFYUI_PATH")
+# shared workflows keep their values by position: names and order are not to change
+INPUTS = {
+    "FlowMapSR_LoadModel": ["model", "weight_dtype"],
+    "FlowMapSR_LoadLoRA": ["model", "lora", "scale"],
+    "FlowMapSR_Upscale": ["image", "factor", "look", "model"],
+    "FlowMapSR_MatchColor": ["image", "reference", "method", "strength"],
+    "FlowMapSR_Degrade": ["image", "factor", "preset", "seed"],
+    "FlowMapSR_Compare": ["image", "reference"],
+}
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -34,7 +44,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self.base = base
-        for folder in ("custom_nodes", "input", "output", "models/flowmapsr"):
+        for folder in ("custom_nodes", "input", "output", "models/flowmapsr", "models/loras"):
             (base / folder).mkdir(parents=True)
         (base / "custom_nodes" / "some-other name").symlink_to(ROOT)
         self.log = (base / "log.txt").open("w")
@@ -74,9 +84,21 @@ class Server:
                 return history[number]
             time.sleep(0.1)
 
-    def saved(self, entry):
-        """The images a prompt saved, (H, W, 3) float32."""
-        files = [image for output in entry["outputs"].values() for image in output.get("images", [])]
+    def succeed(self, prompt):
+        entry = self.run(prompt)
+        assert entry["status"]["status_str"] == "success", entry["status"]
+        return entry
+
+    def fail(self, prompt):
+        """The type of the node that a prompt fails on, and the message on it."""
+        entry = self.run(prompt)
+        assert entry["status"]["status_str"] == "error"
+        (error,) = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
+        return error["node_type"], error["exception_message"]
+
+    def saved(self, entry, node="4"):
+        """The images that a node saved, (H, W, 3 or 4) float32."""
+        files = entry["outputs"][node]["images"]
         return [np.asarray(Image.open(self.base / "output" / file["filename"]), np.float32) / 255 for file in files]
 
 
@@ -100,11 +122,15 @@ def to_prompt(workflow, nodes):
         inputs = {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link")}
         widgets = [name for name in order if isinstance(kinds[name][0], list) or kinds[name][0] in WIDGETS]
         inputs.update(zip(widgets, node["widgets_values"], strict=False))
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+        prompt[str(node["id"])] = make_node(node["type"], **inputs)
     return prompt
 
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+
+def make_node(kind, **inputs):
+    return {"class_type": kind, "inputs": inputs}
 
 
 @pytest.fixture
@@ -120,14 +146,22 @@ def prompt(server, picture):
     return to_prompt(json.loads(WORKFLOW.read_text()), server.nodes)
 
 
-def test_nodes_are_there_with_the_built_in_model_first(server):
-    assert {"FlowMapSR_LoadModel", "FlowMapSR_Upscale"} <= server.nodes.keys()
+def test_nodes_are_there_with_help_and_the_built_in_model_first(server):
+    ours = {name: node for name, node in server.nodes.items() if name.startswith("FlowMapSR_")}
+    assert ours.keys() == INPUTS.keys()
+    for name, node in ours.items():
+        inputs = {**node["input"]["required"], **node["input"].get("optional", {})}
+        assert list(inputs) == INPUTS[name]
+        assert all(options["tooltip"] for _, options in inputs.values())
+        # the server lists a pack's pages by its folder; the page of each node is in web/docs
+        page = (ROOT / "web" / "docs" / f"{name}.md").read_text()
+        assert page.startswith(f"# {node['display_name']}\n")
+        assert [word for word in (*inputs, *node["output_name"]) if f"| **{word}** |" not in page] == []
+        assert node["category"] == "FlowMapSR"
+        assert node["description"]
     kind, *more = server.nodes["FlowMapSR_LoadModel"]["input"]["required"]["model"]
     options = kind if isinstance(kind, list) else more[0]["options"]
     assert options[0] == "built-in"
-    # the server lists a pack's pages by its folder; the page of each node is in web/docs
-    for name in ("FlowMapSR_LoadModel", "FlowMapSR_Upscale"):
-        assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
     assert "IMPORT FAILED" not in server.output()
 
 
@@ -135,8 +169,7 @@ def test_the_workflow_gives_the_pixels_of_the_command_and_the_function(server, p
     from flowmapsr.flowmapsr_core import cli, load_model, upscale
     from flowmapsr.flowmapsr_core.device import find_dtype
 
-    entry = server.run(prompt)
-    assert entry["status"]["status_str"] == "success", entry["status"]
+    entry = server.succeed(prompt)
     (node,) = server.saved(entry)
     source, target = server.base / "input" / "example.png", tmp_path / "out.png"
     assert (
@@ -152,21 +185,19 @@ def test_the_workflow_gives_the_pixels_of_the_command_and_the_function(server, p
 
 def test_a_batch_is_every_image_and_the_model_is_optional(server, prompt):
     del prompt["2"], prompt["3"]["inputs"]["model"]
-    prompt["5"] = {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}
-    prompt["6"] = {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["5", 0]}}
+    prompt["5"] = make_node("ImageInvert", image=["1", 0])
+    prompt["6"] = make_node("ImageBatch", image1=["1", 0], image2=["5", 0])
     prompt["3"]["inputs"] |= {"image": ["6", 0], "factor": 1.5, "look": "faithful"}
-    entry = server.run(prompt)
-    assert entry["status"]["status_str"] == "success", entry["status"]
+    entry = server.succeed(prompt)
     first, second = server.saved(entry)
     assert first.shape == second.shape == (192, 288, 3)
     assert np.abs(first - (1 - second)).mean() < 0.02
 
 
 def test_alpha_survives(server, prompt):
-    prompt["5"] = {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["1", 0], "alpha": ["1", 1]}}
+    prompt["5"] = make_node("JoinImageWithAlpha", image=["1", 0], alpha=["1", 1])
     prompt["3"]["inputs"]["image"] = ["5", 0]
-    entry = server.run(prompt)
-    assert entry["status"]["status_str"] == "success", entry["status"]
+    entry = server.succeed(prompt)
     (image,) = server.saved(entry)
     assert image.shape == (256, 384, 4)
     assert image[..., 3].min() == 1  # the picture has no transparent pixel
@@ -208,11 +239,89 @@ def test_progress_with_previews_and_a_cancel_within_a_second(server, prompt, pic
 def test_a_bad_image_is_an_error_on_the_node(server, prompt):
     Image.new("RGB", (1, 1)).save(server.base / "input" / "tiny.png")
     prompt["1"]["inputs"]["image"] = "tiny.png"
-    entry = server.run(prompt)
-    assert entry["status"]["status_str"] == "error"
-    (error,) = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
-    assert error["node_type"] == "FlowMapSR_Upscale"
-    assert "smallest that can be upscaled" in error["exception_message"]
+    node, message = server.fail(prompt)
+    assert node == "FlowMapSR_Upscale"
+    assert "smallest that can be upscaled" in message
+
+
+FIGURES = ("PSNR-Y", "CIEDE2000 after low-pass", "High-frequency energy ratio")
+
+
+def test_degrade_upscale_match_and_compare_a_batch_with_alpha(server, prompt, tmp_path):
+    from flowmapsr.flowmapsr_core import cli
+
+    prompt["3"]["inputs"] |= {"image": ["8", 0], "factor": 2.0, "look": "faithful"}
+    prompt["4"]["inputs"]["images"] = ["9", 0]
+    prompt |= {
+        "5": make_node("SolidMask", value=0.25, width=64, height=64),
+        "6": make_node("JoinImageWithAlpha", image=["1", 0], alpha=["5", 0]),
+        "7": make_node("RepeatImageBatch", image=["6", 0], amount=2),
+        "8": make_node("FlowMapSR_Degrade", image=["7", 0], factor=2.0, preset="flowmapsr", seed=7),
+        "9": make_node("FlowMapSR_MatchColor", image=["3", 0], reference=["8", 0], method="wavelet", strength=0.5),
+        "10": make_node("FlowMapSR_Compare", image=["9", 0], reference=["1", 0]),
+        "11": make_node("SaveImage", images=["8", 0], filename_prefix="degraded"),
+        "12": make_node("SaveImage", images=["10", 1], filename_prefix="compared"),
+        "13": make_node("PreviewAny", source=["10", 0]),
+        "14": make_node("FlowMapSR_Compare", image=["8", 0], reference=["1", 0]),
+    }
+    entry = server.succeed(prompt)
+    small, matched, compared = (server.saved(entry, node) for node in ("11", "4", "12"))
+    assert [image.shape for image in small] == [(64, 96, 4)] * 2
+    assert [image.shape for image in matched] == [(128, 192, 4)] * 2
+    assert [image.shape for image in compared] == [(128, 384, 3)] * 2
+    assert all(np.abs(image[..., 3] - 0.75).max() < 1 / 255 for image in small + matched)
+
+    source, target = server.base / "input" / "example.png", tmp_path / "small.png"
+    assert cli.main(["degrade", str(source), "--output", str(target), "--scale", "2", "--seed", "7"]) == 0
+    command = np.asarray(Image.open(target), np.float32) / 255
+    assert np.abs(small[0][..., :3] - command).mean() < 1 / 255
+    assert not np.array_equal(small[0], small[1])
+
+    (text,) = entry["outputs"]["10"]["text"]
+    assert entry["outputs"]["13"]["text"] == [text]
+    assert all(15 < float(psnr) < 50 for psnr in re.findall(r"^PSNR-Y: (.+) dB$", text, re.MULTILINE))
+    assert [line.split(":")[0] for line in text.splitlines()] == [
+        line for image in ("Image 1", "Image 2") for line in (image, *FIGURES)
+    ]
+    assert entry["outputs"]["14"]["text"][0].startswith("Resized from 96x64 to the reference's 192x128\n")
+
+
+def test_references_are_one_or_as_many_as_images(server, prompt):
+    prompt["5"] = make_node("RepeatImageBatch", image=["1", 0], amount=2)
+    prompt["3"] = make_node("FlowMapSR_MatchColor", image=["1", 0], reference=["5", 0], method="none", strength=1.0)
+    node, message = server.fail(prompt)
+    assert node == "FlowMapSR_MatchColor"
+    assert "connect one reference, or one for each image" in message
+
+
+def test_a_lora_changes_the_picture_by_its_scale(server, prompt):
+    from flowmapsr.flowmapsr_core import load_model
+    from flowmapsr.flowmapsr_core.lora import save_lora
+
+    model = load_model()
+    name, weight = next(item for item in model.network.named_parameters() if item[0].endswith("conv2.weight"))
+    out, *rest = weight.shape
+    generator = torch.Generator().manual_seed(0)
+    down, up = (torch.randn(size, generator=generator) * 0.2 for size in ((2, *rest), (out, 2, 1, 1)))
+    for file, base in (("detail", model.info["hash_sha256"]), ("other", "0x0")):
+        path = server.base / "models" / "loras" / f"{file}.safetensors"
+        save_lora(path, {name.removesuffix(".weight"): (down, up)}, 2, 2.0, base)
+
+    def picture_at(scale):
+        prompt["5"] = make_node("FlowMapSR_LoadLoRA", model=["2", 0], lora="detail.safetensors", scale=scale)
+        return server.saved(server.succeed(prompt))[0]
+
+    prompt["3"]["inputs"]["look"] = "faithful"
+    plain = server.saved(server.succeed(prompt))[0]
+    prompt["3"]["inputs"]["model"] = ["5", 0]
+    changed = picture_at(1.5)
+    assert changed.shape == plain.shape
+    assert np.abs(changed - plain).max() > 4 / 255
+    assert np.array_equal(picture_at(0.0), plain)
+    prompt["5"]["inputs"] |= {"lora": "other.safetensors", "scale": 1.5}
+    node, message = server.fail(prompt)
+    assert node == "FlowMapSR_LoadLoRA"
+    assert "was trained on another base model" in message
 
 
 LORA_SCALES = (0.0, 1.0, 1.5, 3.0)

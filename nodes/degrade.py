@@ -1,0 +1,48 @@
+"""Degrade Image."""
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..flowmapsr_core import degradation
+from .images import join_alpha, singles, split_alpha
+
+
+class Degrade(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlowMapSR_Degrade",
+            display_name="Degrade Image",
+            category="FlowMapSR",
+            description="Shrinks an image and spoils it as photographs are: a test picture whose original is known.",
+            inputs=[
+                io.Image.Input("image", tooltip="One image or a batch. Alpha is shrunk along, not spoiled."),
+                io.Float.Input(
+                    "factor", default=4.0, min=1.0, max=64.0, step=0.05, tooltip="Input side / output side."
+                ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(degradation.PRESETS),
+                    default="flowmapsr",
+                    tooltip="flowmapsr: some blur, noise and JPEG. bicubic: only shrinks. real-esrgan: badly spoiled.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="The same seed spoils the same way; every image of a batch is spoiled its own way.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, factor: float, preset: str, seed: int) -> io.NodeOutput:
+        color, alpha = split_alpha(image)
+        stages, generator = degradation.preset(preset), torch.Generator().manual_seed(seed)
+        # not the whole batch in one call: it would share blur and resize, and differ from its first image alone
+        spoiled = [degradation.degrade(hr, factor, stages, generator) for hr in singles(color)]
+        return io.NodeOutput(join_alpha(torch.cat(spoiled), alpha))

@@ -1,0 +1,40 @@
+"""FlowMapSR LoRA."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from .runtime import ModelType, with_lora
+
+
+class LoadLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlowMapSR_LoadLoRA",
+            display_name="FlowMapSR LoRA",
+            category="FlowMapSR",
+            description="Adds a LoRA from models/loras to a FlowMapSR model. Chain several to add up their changes.",
+            inputs=[
+                ModelType.Input("model", tooltip="The model that the LoRA was trained on."),
+                io.Combo.Input(
+                    "lora",
+                    options=folder_paths.get_filename_list("loras"),
+                    tooltip="A LoRA trained with FlowMapSR. Those of other models are refused.",
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=1.5,
+                    min=-3.0,
+                    max=3.0,
+                    step=0.01,
+                    tooltip="Strength: 0 is off, 1 as trained, more exaggerates, less than 0 does the opposite.",
+                ),
+            ],
+            outputs=[ModelType.Output(display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, model, lora: str, scale: float) -> io.NodeOutput:
+        return io.NodeOutput(with_lora(model, Path(folder_paths.get_full_path_or_raise("loras", lora)), scale))

@@ -1,0 +1,41 @@
+"""Match Colour."""
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..flowmapsr_core.color import METHODS, match_color
+from .images import join_alpha, pairs, split_alpha
+
+
+class MatchColor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlowMapSR_MatchColor",
+            display_name="Match Colour",
+            category="FlowMapSR",
+            description="Gives an upscaled image the colours of its low-resolution source; its detail stays.",
+            inputs=[
+                io.Image.Input("image", tooltip="Upscaled images, of any upscaler. Alpha is kept."),
+                io.Image.Input(
+                    "reference", tooltip="Their low-resolution sources: one for all images, or one for each."
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="lr-residual",
+                    tooltip="lr-residual corrects locally without halos. transport and transport-smooth need POT.",
+                ),
+                io.Float.Input(
+                    "strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="0 is off, 1 the full correction."
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, reference: Tensor, method: str, strength: float) -> io.NodeOutput:
+        (color, alpha), (source, _) = split_alpha(image), split_alpha(reference)
+        matched = [match_color(sr, lr, method, strength).clamp(0, 1) for sr, lr in pairs(color, source)]
+        return io.NodeOutput(join_alpha(torch.cat(matched), alpha))
