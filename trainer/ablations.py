@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--validation", type=Path, required=True, help="folder of held-out photographs")
     parser.add_argument("--output", type=Path, required=True, help="folder for the runs and the picture")
     parser.add_argument("--image", type=Path, required=True, help="image to show in the picture")
-    parser.add_argument("--steps", type=int, default=400, help="of every variant (%(default)s)")
+    parser.add_argument("--steps", type=int, default=250, help="of every variant (%(default)s)")
     options = parser.parse_args()
     try:
         bench = Bench(options.photos, options.validation, options.output, options.steps)

@@ -105,7 +105,8 @@ class StageRun:
                 if self.done % TRACKED == 0:
                     self.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
                 progress.update()
-                progress.set_postfix(stage=self.stage.kind, loss=f"{self.watch.mean:.5f}", **self.learner.gauges())
+                shown = {"stage": self.stage.kind, "loss": f"{self.watch.mean:.5f}", **self.learner.gauges()}
+                progress.set_postfix(shown)
                 if self.done == self.stage.steps or (self.step % every == 0 and not self.watch.bad):
                     self.checkpoint(progress)
         for tracker in self.accelerator.trackers:
