@@ -193,6 +193,20 @@ def test_weights_are_shared_with_the_checkpoint_it_starts_from(recipe_file, data
     assert "leave out the recipe's [model] section" in other.stderr
 
 
+def test_a_stage_can_keep_of_what_it_started_from(recipe_file, data, tmp_path):
+    stages = 'stages=[{{kind="flow-matching",steps=2}},{{kind="guided",steps=2,keep={}}}]'
+    runs = {}
+    for keep in (0.0, 0.25):
+        out = tmp_path / str(keep)
+        done = train(recipe_file, data, stages.format(keep), "optimizer.warmup=1", f"output.folder={out}")
+        assert done.returncode == 0, done.stderr
+        runs[keep] = load_file(out / "stage-2-guided.safetensors")
+    start = load_file(out / "stage-1-flow-matching.safetensors")
+    for name, weight in runs[0.25].items():
+        assert torch.allclose(weight, 0.75 * runs[0.0][name] + 0.25 * start[name], atol=1e-6)
+    assert any(not torch.equal(start[name], runs[0.0][name]) for name in start)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

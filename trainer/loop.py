@@ -20,7 +20,7 @@ from .export import export, result_file, stage_file, start_of
 from .learner import AdversarialLearner, Learner
 from .recipe import Recipe
 from .schedule import lr_factor
-from .start import build_model
+from .start import build_model, keep_start
 from .state import append_log, claim_folder, load_state, save_state, trim_log, written
 from .validation import load_crops, save_png, validate
 from .watch import LossWatch
@@ -162,6 +162,8 @@ class StageRun:
         """Validate, log, export; then the state, so that whatever it says is behind has been written."""
         accelerator, over = self.accelerator, self.done == self.stage.steps
         model = self.learner.result()
+        if over and self.stage.keep:
+            keep_start(model, start_of(self.recipe, self.index), self.stage.keep)
         damaged = {name for names in gather_object([sorted(self.damaged)]) for name in names}
         if accelerator.is_main_process:
             line = {"step": self.step, "stage": self.stage.kind, "loss": round(self.watch.mean, 6)}

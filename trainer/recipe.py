@@ -197,16 +197,27 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Stage:
-    """``kind``: one of STAGES; ``steps``: optimiser steps it lasts; ``objective``: of its jumps, one of JUMPS."""
+    """One part of a run.
+
+    Attributes:
+        kind: one of STAGES.
+        steps: optimiser steps it lasts.
+        objective: of its jumps, one of JUMPS.
+        keep: share of the weights it starts from in its result, as in WiSE-FT (arXiv 2109.01903): what fine-tuning
+            gains on the training distribution stays, much of what it forgets about other images comes back.
+    """
 
     kind: str
     steps: int
     objective: str = "shortcut"
+    keep: float = 0.0
 
     def __post_init__(self) -> None:
         check(self.kind in STAGES, f"stages: kind {self.kind!r} is none of {', '.join(STAGES)}")
         check(self.steps > 0, "stages: steps must be above 0")
         check(self.objective in JUMPS, f"stages: objective {self.objective!r} is none of {', '.join(JUMPS)}")
+        check(0 <= self.keep < 1, "stages: keep is a share, at least 0 and below 1")
+        check(not self.keep or self.kind != "adversarial", "stages: keep is not for a LoRA, which has a scale for that")
 
 
 @dataclass(frozen=True)
@@ -276,6 +287,8 @@ class Recipe:
         check("adversarial" not in kinds[:-1], "stages: adversarial must be the last; it trains a LoRA on the rest")
         if kinds[0] == "adversarial":
             check(bool(self.start_from), "start_from must name the checkpoint that the LoRA is trained on")
+        start = bool(self.start_from) or not self.stages[0].keep
+        check(start, "stages: keep is the first stage's only with start_from; fresh weights are not worth keeping")
         check(bool(self.model or self.start_from), "a recipe needs a [model] section or start_from")
         check(self.seed >= 0, "seed must be 0 or more")
         check("self-distillation" not in kinds or self.times.jumps > 0, "times.jumps must be above 0 for such a stage")

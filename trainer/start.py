@@ -41,6 +41,15 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[s
     return model.to(memory_format=torch.channels_last), new  # pyright: ignore[reportCallIssue]
 
 
+@torch.no_grad()
+def keep_start(model: FlowMap, start: str | Path, share: float) -> None:
+    """Move the weights of ``model``, in place, ``share`` of the way back to those of the checkpoint it began with."""
+    before = load_model(Path(start).expanduser()).state_dict()
+    for name, weight in model.state_dict().items():
+        if name in before:
+            weight.lerp_(before[name].to(weight.device), share)
+
+
 def _take(model: FlowMap, base: FlowMap, start: str | Path) -> list[str]:
     """Copy the weights that both have; every weight of ``base`` must have a place."""
     source, target = base.state_dict(), model.state_dict()
