@@ -35,6 +35,15 @@ def test_brightness_and_colour_change_nothing(small_model, generator):
     assert torch.allclose(small_model.network(x + color, *arguments), small_model.network(x, *arguments), atol=1e-5)
 
 
+def test_the_local_mean_follows_a_ramp_from_pixel_to_pixel(small_model):
+    """A mean that is the same for all pixels of a cell leaves steps between cells, and they end as a weave."""
+    codec = PixelCodec(2)
+    ramp = (torch.arange(96.0)[:, None] * 0.004 + torch.arange(96.0) * 0.006).expand(1, 3, 96, 96)
+    mean = codec.decode(small_model.network._local_mean(codec.encode(ramp)))
+    inside = slice(24, -24)
+    assert torch.allclose(mean[..., inside, inside], ramp[..., inside, inside], atol=1e-5)
+
+
 def test_checkpointed_activations_give_the_same_gradient(small_model, generator):
     x = torch.randn(1, 12, 16, 16, generator=generator)
     arguments = torch.ones(1), torch.zeros(1), torch.zeros(1, 8), torch.ones(1)

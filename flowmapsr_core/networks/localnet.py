@@ -173,7 +173,7 @@ class LocalNet(nn.Module):
         for level, blocks in reversed([*enumerate(self.config.encoder_blocks)]):
             step = 2**level
             radius = -(-radius // step) * step + 2 * blocks * step
-        radius += 1 + MEAN_RADIUS  # stem, local mean
+        radius += 1 + MEAN_RADIUS + 1  # stem, local mean, its interpolation
         return -(-radius // self.stride) * self.stride
 
     @property
@@ -211,13 +211,14 @@ class LocalNet(nn.Module):
         return self._head(h, x, condition)
 
     def _local_mean(self, x: Tensor) -> Tensor:
-        """Mean colour around each cell (edges: of the cells there are), the same for all pixels of a cell."""
-        pixels = self.config.unshuffle**2
-        mean = x.float().unflatten(1, (3, pixels)).mean(dim=2)
+        """Mean colour around each pixel (at edges, of the cells there are)."""
+        factor = self.config.unshuffle
+        mean = x.float().unflatten(1, (3, factor**2)).mean(dim=2)
         size = 2 * MEAN_RADIUS + 1
         for kernel, padding in (((size, 1), (MEAN_RADIUS, 0)), ((1, size), (0, MEAN_RADIUS))):
             mean = F.avg_pool2d(mean, kernel, stride=1, padding=padding, count_include_pad=False)
-        return mean.repeat_interleave(pixels, dim=1).to(x.dtype)
+        # smooth: one mean for all pixels of a cell would make steps between cells, which show as a weave
+        return F.pixel_unshuffle(F.interpolate(mean, scale_factor=factor, mode="bilinear"), factor).to(x.dtype)
 
     def _head(self, h: Tensor, x: Tensor, condition: Tensor) -> Tensor:
         """Output stage at full resolution.
