@@ -68,27 +68,24 @@ def test_a_run_and_its_files(recipe_file, data, photos, tmp_path):
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_weights(recipe_file, data, tmp_path):
-    """Every stage and loss; SIGKILL after random times, until a run gets through."""
+    """Every stage and loss; SIGKILL at random moments, a few steps after one another."""
     settings = (data, *ALL_STAGES, "output.every=1")
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    begin = time.monotonic()
     done = train(recipe_file, *settings, f"output.folder={whole}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(whole / "lora.safetensors")
-    length, kills = time.monotonic() - begin, 0
-    moments = random.Random(0)
-    for _ in range(3):
+    log, moments, ends = pieces / "log.jsonl", random.Random(0), []
+    for lines in (1, 3, 6):
         process = subprocess.Popen(
             [*TRAINER, *arguments(recipe_file, *settings, f"output.folder={pieces}")],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        try:
-            process.wait(timeout=length * moments.uniform(0.5, 0.9))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills
+        while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= lines):
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        ends.append(process.wait())
+    assert -signal.SIGKILL in ends
     done = train(recipe_file, *settings, f"output.folder={pieces}")
     assert done.returncode == 0, done.stderr
     for name in ("stage-1-flow-matching", "stage-2-guided", "stage-3-adversarial", "model", "lora"):
@@ -118,7 +115,8 @@ def test_the_adversarial_stage_makes_a_lora_of_the_model_it_started_from(recipe_
 
 
 def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data, tmp_path):
-    settings = (data, *ALL_STAGES[:3], "optimizer.clip=1e9")
+    # Adam divides by the size of the gradient: rounding shows in proportion to the rate
+    settings = (data, *ALL_STAGES[:3], "adversarial.lr=1e-3", "optimizer.clip=1e9")
     launch = [*["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "flowmapsr.trainer"]]
     launch.insert(0, sys.executable)
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
