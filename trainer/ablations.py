@@ -2,7 +2,8 @@
 
 Every variant trains for the same number of steps from the same flow-matching model and is then measured at x4 on
 held-out photographs degraded by the ``flowmapsr`` preset: PSNR gain over bicubic in dB, and in parentheses the
-high-frequency energy relative to the HR image's. The command again goes on where it stopped.
+high-frequency energy relative to the HR image's. The tables and a picture go to the output folder. The command again
+goes on where it stopped.
 """
 
 import argparse
@@ -57,13 +58,14 @@ ADVERSARIAL = Variant("adversarial", "random w up to 3.5", "adversarial")
 
 
 class Bench:
-    """Trains variants and measures them."""
+    """Trains variants, measures them, and gathers the tables."""
 
     def __init__(self, photos: Path, validation: Path, output: Path, steps: int) -> None:
         self.photos, self.output, self.steps = photos, output, steps
         self.hr = load_crops(validation)
         self.lr = degrade(self.hr, FACTOR, preset("flowmapsr"), torch.Generator().manual_seed(0))
         self.bicubic = resize(self.lr, (CROP, CROP)).clamp(0, 1)
+        self.lines: list[str] = []
 
     def base(self) -> None:
         """The flow-matching model that all start from."""
@@ -80,6 +82,16 @@ class Bench:
         places = [f"data.photos={self.photos}", f"output.folder={self.output / name}"]
         return train(read_recipe(RECIPE, [*places, *changes]))
 
+    def row(self, *cells: str) -> None:
+        """Add a row to the tables."""
+        self.lines.append(f"| {' | '.join(cells)} |")
+
+    def header(self, *cells: str) -> None:
+        """Begin a table."""
+        self.lines.append("")
+        self.row(*cells)
+        self.row(*["---"] * len(cells))
+
     def measure(self, model: FlowMap, **settings) -> str:
         """A table cell."""
         image = upscale(model, self.lr, FACTOR, color="none", tile=0, **settings)
@@ -88,42 +100,32 @@ class Bench:
         return f"{gain:+.2f} ({ratio:.3f})"
 
 
-def row(*cells: str) -> None:
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def header(*cells: str) -> None:
-    print()
-    row(*cells)
-    row(*["---"] * len(cells))
-
-
 def by_steps(bench: Bench, title: str, variants: tuple[Variant, ...]) -> None:
     """A table of variants by number of steps, and of their posterior mean."""
-    header(title, "posterior mean", "1 step", "2 steps", "4 steps")
+    bench.header(title, "posterior mean", "1 step", "2 steps", "4 steps")
     for variant in variants:
         model = load_model(bench.result(variant))
         cells = [bench.measure(model, steps=steps, guidance=1.0) for steps in (1, 2, 4)]
-        row(variant.name, bench.measure(model, look="faithful"), *cells)
+        bench.row(variant.name, bench.measure(model, look="faithful"), *cells)
 
 
 def by_guidance(bench: Bench) -> None:
     """The variant that is told w, by what it is told."""
-    header("w at inference, 2 steps", "1", "2", "3.5")
+    bench.header("w at inference, 2 steps", "1", "2", "3.5")
     model = load_model(bench.result(SEEN))
-    row(SEEN.name, *(bench.measure(model, steps=2, guidance=w) for w in (1.0, 2.0, 3.5)))
+    bench.row(SEEN.name, *(bench.measure(model, steps=2, guidance=w) for w in (1.0, 2.0, 3.5)))
 
 
 def by_lora_scale(bench: Bench) -> None:
     """The adversarial LoRA by its scale."""
     lora, base = bench.result(ADVERSARIAL), bench.output / ADVERSARIAL.start / "model.safetensors"
-    header("LoRA scale", *(f"{scale:g}" for scale in LORA_SCALES))
+    bench.header("LoRA scale", *(f"{scale:g}" for scale in LORA_SCALES))
     cells = []
     for scale in LORA_SCALES:
         model = load_model(base)
         merge_lora(model, lora, scale)
         cells.append(bench.measure(model, steps=2, guidance=1.0))
-    row("2 steps", *cells)
+    bench.row("2 steps", *cells)
 
 
 def picture(bench: Bench, image: Path, path: Path) -> None:
@@ -160,6 +162,8 @@ def main() -> int:
         by_guidance(bench)
         by_lora_scale(bench)
         picture(bench, options.image, options.output / "ablations.png")
+        (options.output / "ablations.md").write_text("\n".join(bench.lines) + "\n", encoding="utf-8")
+        print("\n".join(bench.lines))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
