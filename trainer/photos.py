@@ -13,11 +13,11 @@ from PIL import ContainerIO, Image, ImageOps
 from torch import Tensor
 
 from ..flowmapsr_core.errors import UserError
-from ..flowmapsr_core.image_io import DAMAGED, READABLE
+from ..flowmapsr_core.image_io import DAMAGED, ORIENTATION, READABLE
 
 UNREADABLE = (*DAMAGED, Image.DecompressionBombError)
 DECODED_BYTES = 2**30  # of decoded photographs that each process keeps
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
+TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap width and height
 
 
 @dataclass(frozen=True)
