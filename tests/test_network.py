@@ -3,7 +3,7 @@ import torch
 from flowmapsr.flowmapsr_core.codecs import PixelCodec
 from flowmapsr.flowmapsr_core.conditioning import fourier_embedding
 from flowmapsr.flowmapsr_core.networks import LocalNet, LocalNetConfig
-from flowmapsr.flowmapsr_core.tiling import HaloTiling, tile_starts
+from flowmapsr.flowmapsr_core.tiling import tile_starts, tiling_for
 
 
 def test_pixel_codec_is_lossless(generator):
@@ -108,7 +108,7 @@ def test_tiling_is_exact(small_model, generator, tile):
     x = torch.randn(1, 12, 76, 60, generator=generator)
     one, zero = torch.ones(1), torch.zeros(1)
     u = small_model.velocity(1.5)
-    tiles = HaloTiling.for_network(small_model.network, tile)
+    tiles = tiling_for(small_model.network, tile, overlap=0)
     seen = []
     tiled = tiles.velocity(u, lambda box, x, velocity, t: seen.append(box))(x, one, zero)
     assert (tiled - u(x, one, zero)).abs().max() < 1e-5

@@ -1,11 +1,24 @@
 """Networks that predict the average velocity, by the name a checkpoint stores.
 
-Each is called as ``network(x, t, s, prompt, guidance)`` and has a ``Config`` dataclass, ``lora_targets``, ``channels``,
-``stride`` and ``receptive_radius``. A new one is a file here and a line below.
+Each is built from its ``Config`` dataclass, kept as ``config``, and has
+
+- ``embed(t, s, prompt, guidance)``: the conditioning vector (B, D), constant over an image;
+- ``evaluate(x, condition)``: u of latents (N, C, H, W) under the condition (N, D), or (1, D) for all of them;
+- ``forward(x, t, s, prompt, guidance)``: one after the other;
+- ``channels`` of its latents, ``stride`` (latent cells that sizes must be multiples of), ``receptive_radius`` (how far
+  an output cell sees, None for everywhere), ``floats_per_cell`` (numbers alive at the peak of an evaluation);
+- ``lora_targets`` (layers that a LoRA changes unless told) and ``checkpoint_activations()`` for training.
+
+A new one is a file here and a line below.
 """
 
+from typing import TypeAlias
+
+from .flops import flops
 from .localnet import LocalNet, LocalNetConfig
+from .unet import PRESETS, UNet, UNetConfig
 
-NETWORKS = {"LocalNet": LocalNet}
+Network: TypeAlias = LocalNet | UNet
+NETWORKS = {"LocalNet": LocalNet, "UNet": UNet}
 
-__all__ = ["NETWORKS", "LocalNet", "LocalNetConfig"]
+__all__ = ["NETWORKS", "PRESETS", "LocalNet", "LocalNetConfig", "Network", "UNet", "UNetConfig", "flops"]

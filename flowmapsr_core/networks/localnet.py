@@ -183,20 +183,31 @@ class LocalNet(nn.Module):
         head = config.unshuffle**2 * (5 * config.head_width + 6) + config.widths[0]
         return self.channels + max(head, 6 * config.widths[0])
 
-    def forward(self, x: Tensor, t: Tensor, s: Tensor, prompt: Tensor, guidance: Tensor) -> Tensor:
-        """Predict the average velocity.
+    def embed(self, t: Tensor, s: Tensor, prompt: Tensor, guidance: Tensor) -> Tensor:
+        """The conditioning vector, constant over an image.
 
         Args:
-            x: latent (B, 3 unshuffle^2, H, W), H and W multiples of :attr:`stride`.
             t, s: times (B,), float32, ``0 <= s <= t <= 1``.
             prompt: prompt embedding (B, prompt_dim).
             guidance: guidance scale (B,), 1 for none.
 
         Returns:
+            (B, condition_dim) in the weights' dtype; sines and cosines are taken in float32.
+        """
+        dtype = self.stem.weight.dtype
+        scalars = torch.cat([fourier_embedding(value, FOURIER_DIM) for value in (t, s, guidance)], dim=1)
+        return self.condition(torch.cat([scalars.to(dtype), prompt.to(dtype)], dim=1))
+
+    def evaluate(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Predict the average velocity.
+
+        Args:
+            x: latent (N, 3 unshuffle^2, H, W), H and W multiples of :attr:`stride`.
+            condition: from :meth:`embed`, (N, D), or (1, D) for all of them.
+
+        Returns:
             u, same shape and dtype as ``x``.
         """
-        scalars = torch.cat([fourier_embedding(value, FOURIER_DIM) for value in (t, s, guidance)], dim=1)
-        condition = self.condition(torch.cat([scalars.to(x.dtype), prompt.to(x.dtype)], dim=1))
         x = (x - self._local_mean(x)).contiguous(memory_format=torch.channels_last)
         h = self.stem(x)
         skips = []
@@ -209,6 +220,10 @@ class LocalNet(nn.Module):
             h = F.interpolate(self.up[level](h), scale_factor=2, mode="nearest") + skips.pop()
             h = self.decoder[level](h, condition)
         return self._head(h, x, condition)
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor, prompt: Tensor, guidance: Tensor) -> Tensor:
+        """:meth:`evaluate` under the condition that :meth:`embed` gives."""
+        return self.evaluate(x, self.embed(t, s, prompt, guidance))
 
     def _local_mean(self, x: Tensor) -> Tensor:
         """Mean colour around each pixel (at edges, of the cells there are)."""
