@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file with everything needed to rebuild a model.
 
-Tensors are ``network.*`` and ``prompts.positive`` / ``prompts.negative``. The metadata holds the format and its
+Tensors are ``network.*``, ``prompts.positive`` / ``prompts.negative`` and, if the codec has weights, ``codec.vae.*``:
+these may be left out, and are then taken from a VAE of the user's. The metadata holds the format and its
 version, the configuration as JSON, and ModelSpec keys (title, author, license, hash). Nothing is unpickled.
 """
 
@@ -11,22 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .codecs import Codec, FrozenVAE, VAECodec
+from .codecs.load import load_vae
+from .diffusers_folder import load_folder
 from .errors import UserError
 from .model import FlowMap
+from .safetensors_file import misfit, read_metadata
+from .sources import BUILT_IN, FORMAT, find_model, vae_beside
 
-FORMAT = "flowmapsr"
 FORMAT_VERSION = 1
-BUILT_IN = "built-in"
-BUILT_IN_FILE = Path(__file__).parent / "models" / "flowmapsr-local.safetensors"
+CODEC = "codec."
 
 
 def save_checkpoint(model: FlowMap, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a model to ``path`` (through a temporary name), its weights in ``dtype``."""
-    tensors = {name: _packed(tensor.detach().to("cpu", dtype)) for name, tensor in model.state_dict().items()}
+    """Write a model to ``path`` (through a temporary name), its weights in ``dtype``.
+
+    A codec's weights are written too, unless it has none (they are on torch's meta device).
+    """
+    tensors = {
+        name: _packed(tensor.detach().to("cpu", dtype))
+        for name, tensor in model.state_dict().items()
+        if not (name.startswith(CODEC) and tensor.is_meta)
+    }
     info = {key: str(value) for key, value in model.info.items() if key != "training"}
     metadata = {
         # first: of a loaded model, info holds the hash of the weights it was loaded with
@@ -68,25 +79,6 @@ def weights_hash(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_metadata(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
-    """Metadata and tensor shapes of a safetensors file; :class:`UserError` saying what else the file is."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a FlowMapSR checkpoint (.safetensors)")
-    with path.open("rb") as file:
-        start = file.read(9)
-    json_header = start[8:9] == b"{"  # a safetensors file; the length before it may begin with any byte
-    if not json_header and start.startswith((b"PK", b"\x80")):
-        raise UserError(f"{path} is a pickled PyTorch file, which is never loaded; give the .safetensors version")
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-            return file.metadata() or {}, shapes
-    except (SafetensorError, OSError) as error:
-        if json_header:
-            raise UserError(f"{path} is truncated or damaged ({error}); download or copy it again") from error
-        raise UserError(f"{path} is not a safetensors file; give a FlowMapSR checkpoint") from error
-
-
 def describe(path: Path) -> dict[str, Any]:
     """What a file is, as JSON data: kind, configuration, ModelSpec keys, number of weights and their dtypes.
 
@@ -117,25 +109,43 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def load_model(
-    name_or_path: str | Path = BUILT_IN, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    name_or_path: str | Path = BUILT_IN,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    vae: Path | VAECodec | None = None,
 ) -> FlowMap:
     """Load a model for inference.
 
     Args:
-        name_or_path: ``built-in`` or the path of a checkpoint.
+        name_or_path: ``built-in``, a checkpoint, a folder with one or in diffusers' layout, or ``hub:OWNER/NAME``; see
+            :func:`flowmapsr.flowmapsr_core.sources.find_model`.
         device, dtype: where and in what precision its weights are kept and evaluated.
+        vae: VAE to use in place of the model's, or because it has none, or its path, see
+            :func:`flowmapsr.flowmapsr_core.codecs.load.load_vae`. A folder ``vae`` beside a checkpoint that has none is
+            found by itself.
 
     Raises:
-        UserError: the file is missing, damaged, of another kind, or its tensors do not fit its configuration.
+        UserError: the file is missing, damaged, of another kind, or its tensors do not fit its configuration; the VAE
+            does not fit the checkpoint, or there is none.
     """
-    path = BUILT_IN_FILE if str(name_or_path) == BUILT_IN else Path(name_or_path)
+    path = find_model(name_or_path)
+    model = load_folder(path, vae) if path.is_dir() else _load_file(path, vae)
+    model.requires_grad_(False)
+    model.set_precision(dtype)
+    return model.to(device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+
+
+def _load_file(path: Path, vae: Path | VAECodec | None) -> FlowMap:
     metadata, shapes = read_metadata(path)
     model = _empty_model(path, metadata, shapes)
+    has_vae = any(name.startswith(CODEC) for name in shapes)
+    if not has_vae and isinstance(model.codec, FrozenVAE):
+        vae = vae or vae_beside(path)
+    model.codec = _with_own_vae(path, model.codec, has_vae, vae)  # before anything large is read
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in shapes}
-    model.load_state_dict(tensors, assign=True)
-    model.requires_grad_(False)
-    return model.to(device, dtype).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+        tensors = {name: file.get_tensor(name) for name in shapes if not (vae and name.startswith(CODEC))}
+    model.load_state_dict(tensors, assign=True, strict=vae is None)
+    return model
 
 
 def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> FlowMap:
@@ -155,20 +165,27 @@ def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[in
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} has a configuration this FlowMapSR cannot build ({error}); update it") from error
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    wrong = [
-        *(f"{name} is missing" for name in expected.keys() - shapes.keys()),
-        *(f"{name} is unknown" for name in shapes.keys() - expected.keys()),
-        *(
-            f"{name} is {shapes[name]}, not {expected[name]}"
-            for name in expected.keys() & shapes.keys()
-            if shapes[name] != expected[name]
-        ),
-    ]
-    if wrong:
-        raise UserError(f"{path} does not fit its configuration: {_shortened(sorted(wrong))}; export it again")
+    if not any(name.startswith(CODEC) for name in shapes):
+        expected = {name: shape for name, shape in expected.items() if not name.startswith(CODEC)}
+    if wrong := misfit(expected, shapes):
+        raise UserError(f"{path} does not fit its configuration: {wrong}; export it again")
     return model
 
 
-def _shortened(items: list[str], most: int = 3) -> str:
-    rest = len(items) - most
-    return "; ".join(items[:most]) + (f"; and {rest} more" if rest > 0 else "")
+def _with_own_vae(path: Path, codec: Codec, has_weights: bool, vae: Path | VAECodec | None) -> Codec:
+    """The codec of a checkpoint, or the VAE that is to be used in its place if that fits."""
+    if vae is None:
+        if isinstance(codec, FrozenVAE) and not has_weights:
+            raise UserError(f"{path} comes without its VAE; give one with --vae (a .safetensors file, or a folder)")
+        return codec
+    if not isinstance(codec, FrozenVAE):
+        raise UserError(f"{path} works on pixels and needs no VAE; leave out --vae")
+    other = vae if isinstance(vae, VAECodec) else load_vae(vae)
+    facts = {"channels": (codec.channels, other.channels), "pixels per cell": (codec.factor, other.factor)}
+    if type(other) is type(codec):  # a tiny VAE imitates the scaled latents of another, on a scale of its own
+        for name in ("scaling_factor", "shift_factor"):
+            facts[name] = getattr(codec.config, name), getattr(other.config, name)
+    for name, (needed, found) in facts.items():
+        if found != needed:
+            raise UserError(f"{vae} does not fit {path}: {name} is {found}, not {needed}; give the model's own VAE")
+    return other

@@ -5,7 +5,7 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT
-from flowmapsr.trainer.prompts import encode_prompts
+from flowmapsr.flowmapsr_core.prompts import encode_prompts, set_prompt
 from flowmapsr.trainer.recipe_file import read_recipe
 from flowmapsr.trainer.start import build_model
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -114,5 +114,43 @@ def test_says_that_the_tokenizer_is_missing(folder, missing):
 
 def test_says_how_to_install_transformers(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install 'flowmapsr\[train\]'"):
+    with pytest.raises(UserError, match="pip install transformers"):
         encode_prompts(folder, ["a"])
+
+
+@pytest.fixture
+def baked(small_model, folder):
+    """A model whose prompts are the encoder's embeddings."""
+    small_model.prompts = torch.nn.ParameterDict(
+        zip(("positive", "negative"), encode_prompts(folder, [POSITIVE_PROMPT, NEGATIVE_PROMPT]), strict=True)
+    )
+    return small_model.requires_grad_(False)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_a_text_replaces_the_positive_prompt(baked, folder, dtype, rounding):
+    baked.to(dtype)
+    negative = baked.prompts["negative"].clone()
+    set_prompt(baked, "b b", folder)
+    expected = encode_prompts(folder, ["b b"])[0].to(dtype)
+    assert torch.allclose(baked.prompts["positive"], expected, rtol=0, atol=rounding)
+    assert torch.equal(baked.prompts["negative"], negative)
+    set_prompt(baked, "c", folder)  # a second one needs no fresh model
+
+
+def test_a_text_needs_the_encoder_that_the_model_was_made_with(baked, small_model, folder, tmp_path):
+    positive = baked.prompts["positive"].clone()
+    with pytest.raises(UserError, match="needs a text encoder"):
+        set_prompt(baked, "a", None)
+    torch.manual_seed(1)
+    other = tmp_path / "other"
+    CLIPTextModelWithProjection(CONFIG).save_pretrained(other)
+    write_tokenizer(other)
+    with pytest.raises(UserError, match="not embeddings by the text encoder"):
+        set_prompt(baked, "a", other)
+    assert torch.equal(baked.prompts["positive"], positive)
+
+
+def test_learned_prompts_take_no_text(small_model, folder):
+    with pytest.raises(UserError, match="not embeddings by the text encoder"):
+        set_prompt(small_model, "a", folder)

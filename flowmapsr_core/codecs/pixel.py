@@ -1,9 +1,12 @@
-"""Codecs between images in [0, 1] and the latents that a network works on."""
+"""Pixels themselves as latents."""
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .bands import Bands
 
 
 @dataclass(frozen=True)
@@ -16,17 +19,22 @@ class PixelCodec:
 
     factor: int = 2
 
+    floats_per_pixel = floats_per_pixel_in_bands = 0  # beside the image itself; bands would save nothing
+    dtype = torch.float32
+
     @property
     def channels(self) -> int:
         return 3 * self.factor**2
 
-    def encode(self, image: Tensor) -> Tensor:
+    @property
+    def config(self) -> "PixelCodec":
+        """It has no weights: it is its own configuration."""
+        return self
+
+    def encode(self, image: Tensor, bands: Bands | None = None) -> Tensor:
         """(B, 3, H, W) in [0, 1] to (B, 3 factor^2, H / factor, W / factor); H and W multiples of factor."""
         return F.pixel_unshuffle(image * 2 - 1, self.factor)
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, bands: Bands | None = None) -> Tensor:
         """The inverse of :meth:`encode`; the result is not clamped."""
         return F.pixel_shuffle(latent, self.factor) * 0.5 + 0.5
-
-
-CODECS = {"PixelCodec": PixelCodec}

@@ -1,12 +1,16 @@
-"""Embeddings of prompts, computed once: neither training nor upscaling runs the text encoder."""
+"""Embeddings of prompts, computed once: neither training nor upscaling evaluates the text encoder."""
 
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..flowmapsr_core.errors import UserError
+from .errors import UserError
+from .model import NEGATIVE_PROMPT, FlowMap
+
+SAME_PROMPT = 0.9  # cosine; other encoders and learned vectors are near 0, rounding and training stay near 1
 
 
 @torch.no_grad()
@@ -24,7 +28,7 @@ def encode_prompts(folder: Path, prompts: list[str]) -> Tensor:
     try:
         from transformers import CLIPTextModelWithProjection, CLIPTokenizer
     except ImportError as error:
-        raise UserError(f"encoding prompts needs transformers ({error}); pip install 'flowmapsr[train]'") from error
+        raise UserError(f"encoding prompts needs transformers ({error}); pip install transformers") from error
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a downloaded SDXL model in diffusers' layout")
     sdxl = (folder / "text_encoder_2").is_dir()
@@ -51,3 +55,28 @@ def encode_prompts(folder: Path, prompts: list[str]) -> Tensor:
     length = encoder.config.max_position_embeddings
     tokens = tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
     return encoder.float().eval()(tokens["input_ids"]).text_embeds
+
+
+@torch.no_grad()
+def set_prompt(model: FlowMap, text: str, encoder: Path | None) -> None:
+    """Replace the model's positive prompt by ``text``, in place.
+
+    Args:
+        model: trained on embeddings of the encoder. Its negative prompt shows whether it was: it is encoded again, and
+            must come out as the model has it.
+        text: any; cut off where the encoder's 77 tokens end.
+        encoder: folder, as in :func:`encode_prompts`.
+
+    Raises:
+        UserError: there is no encoder, or the model's prompts are not its embeddings.
+    """
+    if encoder is None:
+        raise UserError("a prompt of your own needs a text encoder; give the folder of the one the model was made with")
+    positive, negative = encode_prompts(encoder, [text, NEGATIVE_PROMPT])
+    baked = model.prompts["negative"].float().cpu()
+    if negative.shape != baked.shape or F.cosine_similarity(negative, baked, dim=0) < SAME_PROMPT:
+        raise UserError(
+            f"this model's prompts are not embeddings by the text encoder in {encoder}; leave out the prompt, or give "
+            f"the encoder that the model was made with, if its prompts were texts at all"
+        )
+    model.prompts["positive"].copy_(positive)
