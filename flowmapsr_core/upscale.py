@@ -1,27 +1,29 @@
 """The whole chain: resize, encode, sample, decode, match colours."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .codecs import Bands
 from .color import check_color, match_color
 from .errors import UserError
-from .flow import Velocity, check_steps, posterior_mean, sample
+from .flow import check_steps, posterior_mean, sample
 from .looks import Look, find_look
-from .memory import default_tile
 from .model import FlowMap
+from .plan import Plan, describe, in_memory, make_plan
 from .preview import Preview
+from .progress import BAND_TICKS, Meter, Progress
 from .resize import resize
-from .tiling import Box, HaloTiling, TileCallback
+
+log = logging.getLogger("flowmapsr")
 
 MIN_SIDE = 4
 MAX_SCALE = 8
 MAX_GUIDANCE = 8.0
-
-Progress = Callable[[int, int, Callable[[], Tensor]], None]
 
 
 @torch.no_grad()
@@ -67,43 +69,48 @@ def upscale(
     settings = override(find_look(look), steps, guidance)
     check_color(color, color_strength)
     device = device or next(model.parameters()).device
-    if tile is not None and tile < 0:
-        raise UserError(f"the tile is {tile}; use a side in pixels, or 0 for no tiles")
-    if tile is None:
-        tile = default_tile(model, size, device)
-    tiling = HaloTiling.for_network(model.network, -(-tile // model.codec.factor))
+    plan = make_plan(model, size, device, tile)
+    if log.isEnabledFor(logging.INFO):  # counting operations takes a moment
+        log.info("%s", describe(plan, model, settings.steps))
+    meter = Meter(progress, len(image))
     results = []
-    for index, lr in enumerate(image.float().split(1)):
+    for lr in image.float().split(1):
         lr = lr.to(device)
-        x1 = encode(model, resize(lr, size).clamp(0, 1))
-        calls = settings.steps * len(tiling.boxes(x1.shape[-2], x1.shape[-1]))
-        report = reporter(progress, Preview(model.codec, x1), index * calls, len(image) * calls) if progress else None
-        x0 = run(tiling.velocity(model.velocity(settings.guidance), report), x1, settings)
-        del x1
-        sr = model.codec.decode(x0)[..., : size[0], : size[1]]
-        del x0
+        sr, plan = in_memory(plan, model, settings.steps, partial(restore, model, lr, size, settings, meter))
+        meter.finish()
         results.append(match_color(sr, lr, color, color_strength).clamp_(0, 1).to(image.device))
         del sr
     return torch.cat(results) if len(results) > 1 else results[0]
 
 
-def encode(model: FlowMap, image: Tensor) -> Tensor:
-    """Latent of an image (1, 3, H, W) in [0, 1], its right and bottom edges repeated up to the network's stride."""
-    align = model.codec.factor * model.network.stride
-    height, width = image.shape[-2:]
-    return model.codec.encode(F.pad(image, (0, -width % align, 0, -height % align), mode="replicate"))
+def restore(model: FlowMap, lr: Tensor, size: tuple[int, int], settings: Look, meter: Meter, plan: Plan) -> Tensor:
+    """One image (1, 3, h, w) at ``size``, not clamped."""
+    meter.begin(plan.evaluations(model, settings.steps) + (2 * BAND_TICKS if plan.rows else 0), lr)
+    x0 = sample_image(model, resize(lr, size).clamp(0, 1), settings, meter, plan)
+    return model.codec.decode(x0, bands(plan, meter))[..., : size[0], : size[1]]
 
 
-def reporter(progress: Progress, preview: Preview, done: int, total: int) -> TileCallback:
-    """What to do after a tile: paste it into the preview and count on from ``done``."""
+def sample_image(model: FlowMap, image: Tensor, settings: Look, meter: Meter, plan: Plan) -> Tensor:
+    """HR latent (1, C, *plan.cells) of an LR image at its final size, (1, 3, H, W) in [0, 1]."""
+    x1 = encode(model, image, meter, plan)
+    if meter.progress is not None:
+        meter.show(Preview(model.codec, x1, image))
+    u = plan.tiling(model).velocity(model.velocity(settings.guidance), meter.on_tile)
+    if settings.posterior_mean:
+        return posterior_mean(u, x1, torch.ones(len(x1), device=x1.device))
+    return sample(u, x1, settings.steps)
 
-    def on_tile(box: Box, x: Tensor, velocity: Tensor, t: Tensor) -> None:
-        nonlocal done
-        done += 1
-        preview.on_tile(box, x, velocity, t)
-        progress(done, total, preview.image)
 
-    return on_tile
+def encode(model: FlowMap, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
+    """Latent of an image (1, 3, H, W) in [0, 1], its right and bottom edges repeated to fill the plan's cells."""
+    height, width = (cells * model.codec.factor for cells in plan.cells)
+    padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
+    return model.codec.encode(padded, bands(plan, meter))
+
+
+def bands(plan: Plan, meter: Meter) -> Bands | None:
+    """How the codec goes about an image; None: the whole of it at once."""
+    return Bands(plan.rows, plan.offload, meter.bands()) if plan.rows else None
 
 
 def check_scale(scale: float) -> None:
@@ -145,8 +152,42 @@ def override(look: Look, steps: int | None, guidance: float | None) -> Look:
     return changed
 
 
-def run(u: Velocity, x1: Tensor, settings: Look) -> Tensor:
-    """HR latent from an LR latent, both (B, C, H, W)."""
-    if settings.posterior_mean:
-        return posterior_mean(u, x1, torch.ones(len(x1), device=x1.device))
-    return sample(u, x1, settings.steps)
+@torch.no_grad()
+def upscale_latent(
+    model: FlowMap,
+    image: Tensor,
+    settings: Look,
+    *,
+    tile: int | None = None,
+    overlap: int = 0,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """HR latents of images that have been resized to their final size already; the rest is as in :func:`upscale`.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        overlap: what blended tiles share, in output pixels; 0 to choose.
+
+    Returns:
+        (B, C, ceil(H / factor), ceil(W / factor)) float32, scaled, on the image's device; factor is the codec's.
+    """
+    size, factor = (image.shape[2], image.shape[3]), model.codec.factor
+    device = device or next(model.parameters()).device
+    plan = make_plan(model, size, device, tile)
+    if overlap:
+        plan = replace(plan, overlap=-(-overlap // factor))
+    meter = Meter(progress, len(image))
+    results = []
+    for single in image.float().split(1):
+        attempt = partial(restore_latent, model, single.to(device), settings, meter)
+        x0, plan = in_memory(plan, model, settings.steps, attempt)
+        meter.finish()
+        results.append(x0[..., : -(-size[0] // factor), : -(-size[1] // factor)].to(image.device))
+    return torch.cat(results)
+
+
+def restore_latent(model: FlowMap, image: Tensor, settings: Look, meter: Meter, plan: Plan) -> Tensor:
+    """HR latent of one image (1, 3, H, W) of the final size."""
+    meter.begin(plan.evaluations(model, settings.steps) + (BAND_TICKS if plan.rows else 0), image)
+    return sample_image(model, image.clamp(0, 1), settings, meter, plan)

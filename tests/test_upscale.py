@@ -2,7 +2,6 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, upscale
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.memory import default_tile, free_memory
 
 
 @pytest.mark.parametrize("scale", [1, 1.37, 2, 3.5, 8])
@@ -95,14 +94,3 @@ def test_images_that_cannot_be_upscaled(small_model):
         upscale(small_model, torch.rand(1, 3, 1, 1))
     with pytest.raises(UserError, match="shape"):
         upscale(small_model, torch.rand(1, 8, 8, 3))
-
-
-def test_default_tile_follows_the_memory(small_model, monkeypatch):
-    cpu = torch.device("cpu")
-    assert free_memory(cpu) > 2**20
-    assert default_tile(small_model, (64, 64), cpu) == 0
-    monkeypatch.setattr("flowmapsr.flowmapsr_core.memory.free_memory", lambda device: 2**27)
-    small = default_tile(small_model, (8192, 8192), cpu)
-    monkeypatch.setattr("flowmapsr.flowmapsr_core.memory.free_memory", lambda device: 2**29)
-    assert 0 < small < default_tile(small_model, (8192, 8192), cpu)
-    assert small % 8 == 0

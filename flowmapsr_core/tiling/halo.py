@@ -1,29 +1,13 @@
-"""Tiles of equal size, and a velocity evaluated tile by tile."""
+"""Exact tiling for networks with a finite receptive field."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .flow import Velocity
-from .networks import LocalNet
-
-Box = tuple[int, int, int, int]
-TileCallback = Callable[[Box, Tensor, Tensor, Tensor], None]
-
-
-def tile_starts(length: int, tile: int, stride: int = 1) -> list[int]:
-    """Where tiles of equal size start so that they cover ``[0, length)``.
-
-    ``n = ceil(length / tile)`` tiles, start i at ``i (length - tile) / (n - 1)`` rounded to a multiple of ``stride``:
-    neighbours may overlap, and no tile is smaller than the others. ``length`` and ``tile`` are multiples of ``stride``.
-    """
-    if tile >= length:
-        return [0]
-    n = math.ceil(length / tile)
-    return [round(i * (length - tile) / (n - 1) / stride) * stride for i in range(n)]
+from ..flow import Velocity
+from .grid import Box, TileCallback, crop, tile_starts
 
 
 @dataclass(frozen=True)
@@ -43,11 +27,6 @@ class HaloTiling:
     halo: int
     stride: int
 
-    @classmethod
-    def for_network(cls, network: LocalNet, tile: int) -> "HaloTiling":
-        """Tiling with the network's own halo and stride, ``tile`` rounded up to the stride."""
-        return cls(-(-tile // network.stride) * network.stride, network.receptive_radius, network.stride)
-
     def boxes(self, height: int, width: int) -> list[Box]:
         """(top, left, bottom, right) of every tile of a latent, rows first."""
         side_y, side_x = (self._side(length) for length in (height, width))
@@ -56,6 +35,12 @@ class HaloTiling:
             for top in tile_starts(height, side_y, self.stride)
             for left in tile_starts(width, side_x, self.stride)
         ]
+
+    def reads(self, box: Box, height: int, width: int) -> Box:
+        """The box that the network is given for a tile."""
+        top, left, bottom, right = box
+        halo = self.halo
+        return max(top - halo, 0), max(left - halo, 0), min(bottom + halo, height), min(right + halo, width)
 
     def _side(self, length: int) -> int:
         """The smallest tile that covers ``length`` with as few tiles: what neighbours share is computed twice."""
@@ -74,13 +59,12 @@ class HaloTiling:
             height, width = x.shape[-2:]
             result = torch.empty_like(x)
             for box in self.boxes(height, width):
-                top, left, bottom, right = box
-                y, z = max(top - self.halo, 0), max(left - self.halo, 0)
-                around = u(x[..., y : bottom + self.halo, z : right + self.halo], t, s)
-                inner = around[..., top - y : bottom - y, left - z : right - z]
-                result[..., top:bottom, left:right] = inner
+                read = self.reads(box, height, width)
+                y, z = read[:2]
+                inner = crop(u(crop(x, read), t, s), (box[0] - y, box[1] - z, box[2] - y, box[3] - z))
+                crop(result, box).copy_(inner)
                 if on_tile is not None:
-                    on_tile(box, x[..., top:bottom, left:right], inner, t)
+                    on_tile(box, crop(x, box), inner, t)
             return result
 
         return tiled
