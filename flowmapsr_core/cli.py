@@ -1,7 +1,8 @@
-"""The ``flowmapsr`` command: upscale, degrade, merge, inspect."""
+"""The ``flowmapsr`` command: upscale, degrade, merge, convert, inspect."""
 
 import argparse
 import json
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,15 @@ import torch
 
 from . import color, degradation, looks
 from .checkpoint import BUILT_IN, describe, load_model, save_checkpoint
+from .convert import convert, read_source, summary
 from .device import DTYPES
 from .errors import UserError
 from .image_io import check_writable, read_picture, write_picture
 from .lora import merge_loras, pair_scales
+from .model import FlowMap
 from .resize import resize_alpha
-from .upscale_files import plan_jobs, run_jobs
+from .share import Share
+from .upscale_files import plan_jobs, run_jobs, skip_done
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,13 +44,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _upscale(options: argparse.Namespace) -> int:
+    logging.basicConfig(format="flowmapsr: %(message)s")
+    logging.getLogger("flowmapsr").setLevel(logging.INFO if options.verbose else logging.WARNING)
+    share = Share()
     jobs = plan_jobs(options.input, options.output)
-    failures = run_jobs(jobs, options)
-    for failure in failures:
-        print(f"flowmapsr: error: {failure}", file=sys.stderr)
-    if len(jobs) > 1 and not options.quiet:
-        print(f"{len(jobs) - len(failures)} of {len(jobs)} images upscaled", file=sys.stderr)
-    return 2 if failures else 0
+    todo = jobs if len(jobs) == 1 or options.overwrite else skip_done(jobs)
+    failures = run_jobs(todo, options, share)
+    if share.is_main:
+        for failure in failures:
+            print(f"flowmapsr: error: {failure}", file=sys.stderr)
+        if len(jobs) > 1 and not options.quiet:
+            there = f", {len(jobs) - len(todo)} were there already" if len(todo) < len(jobs) else ""
+            print(f"{len(todo) - len(failures)} of {len(jobs)} images upscaled{there}", file=sys.stderr)
+    return 2 if failures and share.is_main else 0  # a process that fails takes the others with it, unheard
 
 
 def _degrade(options: argparse.Namespace) -> int:
@@ -65,21 +75,40 @@ def _degrade(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    if options.output.suffix != ".safetensors":
-        raise UserError(f"{options.output}: a checkpoint is a .safetensors file; end the name so")
+    _check_checkpoint_name(options.output)
     if not options.lora:
         raise UserError("there is nothing to merge; give at least one --lora")
     loras = pair_scales(options.lora, options.lora_scale, default=1.0)
-    model = load_model(options.model)
+    model = load_model(options.model, vae=options.vae)
     merge_loras(model, loras)
     model.info["merged_from"] = ", ".join(
         [Path(options.model).name, *(f"{path.name} x{scale:g}" for path, scale in loras)]
     )
+    _save(model, options)
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    _check_checkpoint_name(options.output)
+    source = read_source(options.source)
+    model = convert(source, options.vae, options.bake_prompts, DTYPES[options.dtype])
+    if options.license:
+        model.info["license"] = options.license
+    _save(model, options)
+    print(summary(source, model))
+    return 0
+
+
+def _check_checkpoint_name(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: a checkpoint is a .safetensors file; end the name so")
+
+
+def _save(model: FlowMap, options: argparse.Namespace) -> None:
     try:
         save_checkpoint(model, options.output, DTYPES[options.dtype])
     except OSError as error:
         raise UserError(f"{options.output} cannot be written: {error.strerror or error}; choose another") from error
-    return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -114,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
     merge.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the weights (%(default)s)")
     merge.set_defaults(command=_merge)
+    _add_convert(
+        commands.add_parser(
+            "convert", help="make a checkpoint of an LBM or SDXL model", description="Make a checkpoint to train from."
+        )
+    )
     inspect = commands.add_parser(
         "inspect", help="say what a checkpoint or LoRA is", description="Say what a checkpoint or LoRA is."
     )
@@ -137,19 +171,37 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, metavar="N", help="network evaluations, 1, 2 or 4 (from the look)")
     add("--guidance", type=float, metavar="F", help="guidance scale, 1 (none) to 8 (from the look)")
     _add_model(parser, scale_default="from the look")
+    add("--prompt", metavar="TEXT", help="what to go for, in place of the model's own; needs --text-encoder")
+    add("--text-encoder", type=Path, metavar="FOLDER", help="CLIP text encoder, or an SDXL folder that has it")
     add("--color", choices=color.METHODS, default="lr-residual", metavar="METHOD",
         help=f"colour correction: {', '.join(color.METHODS)} (%(default)s)")  # fmt: skip
     add("--color-strength", type=float, default=1.0, metavar="F", help="0 (off) to 1 (%(default)g)")
     add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")
+    add("--compile", action="store_true", help="compile the network: minutes at first, then faster; for many images")
+    add("--overwrite", action="store_true", help="of several images, also those whose output is there already")
     add("--quiet", action="store_true", help="no progress bar")
+    add("--verbose", action="store_true", help="say how images are cut into tiles, and what memory it takes")
     parser.set_defaults(command=_upscale)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="LBM folder; SDXL in diffusers' layout or as one .safetensors file")
+    add("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
+    add("--vae", type=Path, metavar="PATH", help="VAE to put in (a .safetensors file, or a folder)")
+    add("--bake-prompts", type=Path, metavar="FOLDER",
+        help="CLIP text encoder for the prompts, or an SDXL folder that has it")  # fmt: skip
+    add("--dtype", choices=DTYPES, default="bfloat16", help="precision of the weights (%(default)s)")
+    add("--license", metavar="TEXT", help="licence of the source, to be kept in the file")
+    parser.set_defaults(command=_convert)
 
 
 def _add_model(parser: argparse.ArgumentParser, scale_default: str) -> None:
     add = parser.add_argument
-    add("--model", default=BUILT_IN, metavar="NAME_OR_FILE", help="'built-in' or a checkpoint (%(default)s)")
+    add("--model", default=BUILT_IN, metavar="MODEL", help="'built-in', a file, a folder, hub:OWNER/NAME (%(default)s)")
+    add("--vae", type=Path, metavar="PATH", help="VAE of a latent model that has none: a .safetensors file or folder")
     add("--lora", type=Path, action="append", default=[], metavar="FILE", help="LoRA to apply; may be repeated")
     add("--lora-scale", type=float, action="append", default=[], metavar="F",
         help=f"its strength, -8 to 8; the first goes with the first LoRA ({scale_default})")  # fmt: skip

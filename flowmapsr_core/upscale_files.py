@@ -1,21 +1,25 @@
-"""Upscaling of files and folders: what goes where, one after another, with a progress bar."""
+"""Upscaling of files and folders: what goes where, shared out over processes, with a progress bar."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from tqdm import tqdm
 
 from .checkpoint import load_model
 from .color import check_color
-from .device import find_device, find_dtype
+from .device import find_dtype
 from .errors import UserError
 from .image_io import READABLE, WRITABLE, check_writable, read_picture, write_picture
 from .looks import find_look
 from .lora import merge_loras, pair_scales
 from .model import FlowMap
+from .prompts import set_prompt
 from .resize import resize_alpha
+from .share import Share
 from .upscale import check_scale, override, upscale
 
 
@@ -61,31 +65,51 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def run_jobs(jobs: list[Job], options: Namespace) -> list[UserError]:
-    """Upscale every job with the command's options; returns what went wrong with single images.
+def skip_done(jobs: list[Job]) -> list[Job]:
+    """The jobs whose output is not there yet. Outputs are renamed into place, so one that is there is whole."""
+    return [job for job in jobs if not job.target.exists()]
 
-    Raises :class:`UserError` for anything wrong with the options or the model.
+
+def run_jobs(jobs: list[Job], options: Namespace, share: Share) -> list[UserError]:
+    """Upscale this process's share of the jobs with the command's options.
+
+    Returns what went wrong with single images, in any process. Raises :class:`UserError` for anything wrong with the
+    options or the model.
     """
     settings = override(find_look(options.look), options.steps, options.guidance)
     loras = pair_scales(options.lora, options.lora_scale, settings.lora_scale)
     check_color(options.color, options.color_strength)
     if not options.long_edge and not options.size:
         check_scale(options.scale)
-    device = find_device(options.device)
-    dtype = find_dtype(options.dtype, device)
-    model = load_model(options.model, device)
-    merge_loras(model, loras)
-    model.to(dtype)
+    mine = share.of(jobs)
+    failures = _run(mine, options, loras, share) if mine else []
+    return share.gather(failures)
+
+
+def _run(jobs: list[Job], options: Namespace, loras: Sequence[tuple[Path, float]], share: Share) -> list[UserError]:
+    model = _load(options, loras, share.device(options.device))
     failures = []
     for number, job in enumerate(jobs, 1):
         title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
-        with tqdm(desc=title, unit="tile", disable=options.quiet, leave=len(jobs) == 1) as bar:
+        with tqdm(desc=title, unit="tile", disable=options.quiet or not share.is_main, leave=len(jobs) == 1) as bar:
             try:
                 _upscale_file(model, job, options, bar)
             except UserError as error:
                 message = str(error)
                 failures.append(error if str(job.source) in message else UserError(f"{job.source}: {message}"))
     return failures
+
+
+def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> FlowMap:
+    model = load_model(options.model, device, find_dtype(options.dtype, device), vae=options.vae)
+    merge_loras(model, loras)
+    if options.prompt is not None:
+        set_prompt(model, options.prompt, options.text_encoder)
+    if options.compile:
+        # every tile has the same shape: on a GPU its kernels are recorded once and replayed as a CUDA graph
+        mode = "reduce-overhead" if device.type == "cuda" else "default"
+        model.network.evaluate = torch.compile(model.network.evaluate, mode=mode)
+    return model
 
 
 def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> None:
@@ -105,6 +129,8 @@ def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> No
         )  # fmt: skip
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError("not enough memory; use a smaller --tile or --scale") from error
+    except TorchDynamoException as error:
+        raise UserError(f"--compile does not work here ({str(error).splitlines()[0]}); leave it out") from error
     if picture.gray:
         color = color.mean(dim=1, keepdim=True).expand_as(color)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import cli, load_model, save_checkpoint, upscale
-from flowmapsr.flowmapsr_core.checkpoint import BUILT_IN_FILE
 from flowmapsr.flowmapsr_core.image_io import read_picture
 from flowmapsr.flowmapsr_core.lora import save_lora
+from flowmapsr.flowmapsr_core.sources import BUILT_IN_FILE
 from PIL import Image
 
 EXAMPLE = Path(__file__).parent / "data" / "jetty.png"

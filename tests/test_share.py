@@ -1,0 +1,71 @@
+"""Many pictures over several processes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from flowmapsr.flowmapsr_core import cli, save_checkpoint
+from flowmapsr.flowmapsr_core.share import Share
+from PIL import Image
+
+pytest.importorskip("accelerate", reason="needs accelerate, which starts the processes")
+
+
+@pytest.fixture
+def pictures(tmp_path, photo):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(5):
+        image = (photo[0, :, index : index + 40, :56].permute(1, 2, 0).numpy() * 255).round().astype("uint8")
+        Image.fromarray(image).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def launched(*arguments):
+    """The command in two processes on the CPU, as ``accelerate launch`` starts it."""
+    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    command = [sys.executable, "-m", *launch.split(), "--dynamo_backend", "no", "-m", "flowmapsr.flowmapsr_core"]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_one_process_has_everything(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    share = Share()
+    assert share.is_main
+    assert share.of([1, 2, 3]) == [1, 2, 3]
+    assert share.gather(["wrong"]) == ["wrong"]
+    assert share.device("cpu").type == "cpu"
+
+
+def test_two_processes_make_the_files_of_one(pictures, tmp_path, small_model):
+    model = tmp_path / "model.safetensors"
+    save_checkpoint(small_model, model)
+    settings = ("--scale", "2", "--model", model, "--dtype", "float32")
+    assert cli.main(["upscale", str(pictures), "--output", str(tmp_path / "one"), *map(str, settings)]) == 2
+    done = launched("upscale", pictures, "--output", tmp_path / "two", *settings)
+    assert done.returncode != 0
+    assert done.stderr.count("broken.png: ") == 1, done.stderr[-3000:]
+    assert done.stderr.count("5 of 6 images upscaled") == 1, done.stderr[-3000:]
+    for index in range(5):
+        assert (tmp_path / "two" / f"{index}.png").read_bytes() == (tmp_path / "one" / f"{index}.png").read_bytes()
+
+
+def test_what_is_done_is_not_done_again(pictures, tmp_path, small_model, capsys):
+    model, out = tmp_path / "model.safetensors", tmp_path / "out"
+    save_checkpoint(small_model, model)
+    (pictures / "broken.png").unlink()
+    command = ["upscale", str(pictures), "--output", str(out), "--scale", "2", "--model", str(model)]
+    assert cli.main(command) == 0
+    (out / "3.png").unlink()
+    kept = (out / "1.png").stat().st_mtime_ns
+    assert cli.main(command) == 0
+    assert "1 of 5 images upscaled, 4 were there already" in capsys.readouterr().err
+    assert (out / "3.png").exists()
+    assert (out / "1.png").stat().st_mtime_ns == kept
+    assert cli.main([*command, "--overwrite"]) == 0
+    assert (out / "1.png").stat().st_mtime_ns > kept
