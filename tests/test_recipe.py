@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from flowmapsr.flowmapsr_core.checkpoint import save_checkpoint
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.trainer.memory import estimate_bytes
-from flowmapsr.trainer.recipe import Optimizer
+from flowmapsr.trainer.recipe import Adversarial, Optimizer
 from flowmapsr.trainer.recipe_file import read_recipe
 from flowmapsr.trainer.schedule import lr_factor
 from flowmapsr.trainer.start import build_model
@@ -54,6 +55,20 @@ def test_a_dry_run_resolves_the_recipe_and_says_what_it_takes():
 def test_bad_recipes_name_the_key(recipe_file, override, message):
     with pytest.raises(UserError, match=message):
         read_recipe(recipe_file, [override])
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(recipe_file, small_model, tmp_path):
+    save_checkpoint(small_model, tmp_path / "model.safetensors")
+    for overrides, message in (
+        (["model.network.widths=[8, 12]"], "does not fit the recipe's model"),
+        (["model.codec.factor=4", "model.network.unshuffle=4"], "the recipe's model is a LocalNet on"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_model(read_recipe(recipe_file, overrides), tmp_path / "model.safetensors")
+
+
+def test_gradient_penalties_are_off_unless_asked_for():
+    assert (Adversarial().r1, Adversarial().r2) == (0, 0)
 
 
 def test_the_memory_estimate_counts_what_autograd_keeps(recipe_file):

@@ -1,24 +1,31 @@
 """Whole runs of the trainer through the command a user types."""
 
 import json
+import math
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from flowmapsr.flowmapsr_core import load_model, upscale
+from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.checkpoint import describe
+from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.lora import merge_lora
+from flowmapsr.flowmapsr_core.model import FlowMap
+from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.trainer.__main__ import main
 from PIL import Image
 from safetensors.torch import load_file
 
 TRAINER = [sys.executable, "-m", "flowmapsr.trainer"]
+FSDP = str(Path(__file__).parent / "fsdp_on_cpu.py")
 ALL_STAGES = (
     'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=2,objective="lagrangian"},'
     '{kind="adversarial",steps=4}]',
@@ -38,6 +45,15 @@ def train(recipe, *overrides, launcher=TRAINER, **options):
     )
 
 
+def failure(monkeypatch, capsys, *command):
+    """The message that a run ends with, made in this process."""
+    monkeypatch.setattr(sys, "argv", ["trainer", *arguments(*command)])
+    assert main() == 2
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("error: ")
+    return last
+
+
 @pytest.fixture
 def data(photos):
     return f"data.photos={photos}"
@@ -50,12 +66,15 @@ def test_a_run_and_its_files(recipe_file, data, photos, tmp_path):
     assert done.stdout.splitlines()[-1] == str(out / "model.safetensors")
     assert "self-distillation: step 0 of 2, from " + str(out / "stage-1-flow-matching.safetensors") in done.stdout
     assert "1 files of data.photos are no readable images" in done.stdout
+    assert re.search(r"5/6 \[\d+:\d+<.*step.*loss=0\.\d+", done.stderr)  # time left, throughput, loss
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [(line["step"], line["stage"]) for line in log] == [
         (2, "flow-matching"), (4, "self-distillation"), (6, "guided")
     ]  # fmt: skip
     assert "bicubic/mean/gain" in log[0]
-    assert Image.open(out / "validation-000006.png").size == (7 * 256, 3 * 256)
+    assert ["bicubic/balanced/gain" in line for line in log] == [False, False, True]  # where the network sees w
+    assert Image.open(out / "validation-000004.png").size == (7 * 256, 3 * 256)
+    assert Image.open(out / "validation-000006.png").size == (8 * 256, 3 * 256)
     assert list((out / "logs").rglob("events.out.tfevents.*"))
     model = load_model(out / "model.safetensors")
     assert model.info["title"] == "Tiny"
@@ -86,7 +105,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(recipe_file, data, t
         process.send_signal(signal.SIGKILL)
         ends.append(process.wait())
     assert -signal.SIGKILL in ends
-    done = train(recipe_file, *settings, f"output.folder={pieces}")
+    done = train(recipe_file, *settings, f"output.folder={pieces}", "data.workers=1")
     assert done.returncode == 0, done.stderr
     for name in ("stage-1-flow-matching", "stage-2-guided", "stage-3-adversarial", "model", "lora"):
         expected, found = load_file(whole / f"{name}.safetensors"), load_file(pieces / f"{name}.safetensors")
@@ -135,14 +154,67 @@ def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data
                 assert torch.allclose(tensor, expected[key], atol=2e-5), (name, file, key)
 
 
-def test_without_averaging_the_weights_themselves_are_exported(recipe_file, data, tmp_path):
-    done = train(recipe_file, data, "optimizer.ema=0", "optimizer.checkpoint_activations=true",
-                 "optimizer.warmup=1", f"output.folder={tmp_path / 'run'}")  # fmt: skip
+@pytest.mark.slow
+def test_sharded_weights_train_as_whole_ones_do_and_resume(recipe_file, data, tmp_path):
+    stages = 'stages=[{kind="flow-matching",steps=1},{kind="guided",steps=3}]'
+    settings = (data, stages, "optimizer={ema=0, warmup=1, clip=0.01}", "output.every=1")
+    launch = [sys.executable, *["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", FSDP]]
+    environment, two = {**os.environ, "OMP_NUM_THREADS": "1"}, tmp_path / "two"
+    done = train(recipe_file, *settings, f"output.folder={tmp_path / 'one'}")
     assert done.returncode == 0, done.stderr
+    expected, found = load_file(tmp_path / "one" / "model.safetensors"), []
+    for step in (0, 2):
+        done = train(recipe_file, *settings, f"output.folder={two}", launcher=launch, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"guided: step {step} of 3" in done.stdout
+        found.append(load_file(two / "model.safetensors"))
+        (two / "stage-2-guided.safetensors").unlink()  # as if it had been stopped after its last checkpoint
+    for name, tensor in expected.items():
+        assert torch.allclose(found[0][name], tensor, atol=2e-5), name
+        assert torch.equal(found[0][name], found[1][name]), name
+
+
+def test_what_sharded_training_cannot_do_is_said(recipe_file, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("flowmapsr.trainer.accelerator.is_sharded", lambda accelerator: True)
+    assert "set optimizer.ema to 0" in failure(monkeypatch, capsys, recipe_file, data, f"output.folder={tmp_path}")
+
+
+def test_without_averaging_the_weights_themselves_are_exported(recipe_file, data, photos, tmp_path):
+    (photos / "cut.png").write_bytes((photos / "0.png").read_bytes()[:20000])
+    done = train(recipe_file, data, "optimizer.ema=0", "optimizer.checkpoint_activations=true", "precision=bf16",
+                 "optimizer.warmup=1", "data.workers=1", f"output.folder={tmp_path / 'run'}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "damaged photographs, passed over: " + str(photos / "cut.png") in done.stdout
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["damaged"] == 1
     files = ("stage-1-flow-matching.safetensors", "model.safetensors")
     first, last = (load_file(tmp_path / "run" / name) for name in files)
     assert first.keys() == last.keys()
     assert any(not torch.equal(first[name], last[name]) for name in first)
+
+
+def test_a_latent_model_trains_and_its_vae_does_not(recipe_file, data, tmp_path, monkeypatch, capsys):
+    vae = VAECodec(VAECodecConfig(block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=16))
+    start, out = tmp_path / "start.safetensors", tmp_path / "run"
+    save_checkpoint(FlowMap(UNet(PRESETS["tiny"]), vae), start)
+    text = recipe_file.read_text()
+    recipe_file.write_text(text[: text.index("[model.network]")] + text[text.index("[[data.budgets]]") :])
+    stages = 'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=2,keep=0.1}]'
+    command = arguments(recipe_file, data, stages, f"start_from={start}", "optimizer.warmup=1", f"output.folder={out}")
+    monkeypatch.setattr(sys, "argv", ["trainer", *command])
+    assert main() == 0
+    before, after = load_file(start), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        assert torch.equal(weight, after[name]) == name.startswith("codec."), name
+    trained = sum(weight.numel() for name, weight in before.items() if not name.startswith("codec."))
+    monkeypatch.setattr(sys, "argv", ["trainer", *command, "--dry-run"])
+    assert main() == 0
+    assert f"{trained:,} weights" in capsys.readouterr().out
+    network = '{type="UNet",widths=[8],depth=[1],heads=[1],groups=8,prompt_dim=4}'
+    fresh = arguments(recipe_file, data, f"model.network={network}", 'model.codec={type="VAECodec"}')
+    monkeypatch.setattr(sys, "argv", ["trainer", *fresh, "--set", f"output.folder={out}2"])
+    assert main() == 2
+    assert "set start_from to a checkpoint that has it" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path):
@@ -221,12 +293,45 @@ def test_bad_input_is_said_in_one_line(recipe_file, data, tmp_path, monkeypatch,
     (tmp_path / "empty").mkdir()
     override = override.format(nowhere=tmp_path / "nowhere", empty=tmp_path / "empty")
     settings = ("optimizer.warmup=0", "optimizer.clip=1e30", 'stages=[{kind="flow-matching",steps=9}]')
-    command = arguments(recipe_file, data, *settings, f"output.folder={tmp_path / 'out'}", override)
-    monkeypatch.setattr(sys, "argv", ["trainer", *command])
-    assert main() == 2
-    *_, last = capsys.readouterr().err.strip().splitlines()
-    assert last.startswith("error: ")
-    assert message in last
+    settings = (data, *settings, f"output.folder={tmp_path / 'out'}", override)
+    assert message in failure(monkeypatch, capsys, recipe_file, *settings)
+
+
+def test_what_blows_up_leaves_the_last_checkpoint(recipe_file, data, tmp_path, monkeypatch, capsys):
+    settings = (data, 'stages=[{kind="flow-matching",steps=3}]', "output.every=1", f"output.folder={tmp_path / 'run'}")
+    rate = ("optimizer.lr=1e30", "optimizer.warmup=0", "optimizer.clip=1e30", "optimizer.ema=0.9")
+    assert "velocity loss is inf at step 2" in failure(monkeypatch, capsys, recipe_file, *settings, *rate)
+    assert json.loads((tmp_path / "run" / "state" / "place.json").read_text()) == {"stage": 0, "step": 1}
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda *_: torch.tensor(math.nan))
+    other = f"output.folder={tmp_path / 'other'}"
+    assert "the gradient is nan at step 1; the last" in failure(monkeypatch, capsys, recipe_file, *settings, other)
+
+
+def test_a_tracker_that_is_missing_or_does_not_start_is_said(recipe_file, data, tmp_path, monkeypatch, capsys):
+    settings = (recipe_file, data, f"output.folder={tmp_path / 'run'}", "output.tracker=wandb")
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
+    assert "wandb is not installed; pip install wandb" in failure(monkeypatch, capsys, *settings)
+    monkeypatch.undo()
+
+    def fail(*_, **__):
+        raise RuntimeError("no API key")
+
+    monkeypatch.setattr("accelerate.Accelerator.init_trackers", fail)
+    settings = (*settings, "output.tracker=tensorboard")
+    assert "tensorboard did not start (no API key); set it up" in failure(monkeypatch, capsys, *settings)
+
+
+def test_figures_and_pictures_go_to_wandb(recipe_file, data, photos, tmp_path):
+    pytest.importorskip("wandb")
+    out = tmp_path / "run"
+    settings = (data, f"data.validation={photos}", f"output.folder={out}", "output.tracker=wandb")
+    done = train(recipe_file, *settings, env={**os.environ, "WANDB_MODE": "offline"})
+    assert done.returncode == 0, done.stderr
+    runs = list((out / "wandb").glob("offline-run-*"))
+    assert len({run.name.rpartition("-")[2] for run in runs}) == 1  # three stages, one run
+    (picture,) = out.glob("wandb/offline-*/files/media/images/validation_6_*.png")
+    assert Image.open(picture).tobytes() == Image.open(out / "validation-000006.png").tobytes()
 
 
 def test_an_error_ends_with_status_2_and_no_traceback(recipe_file, data):

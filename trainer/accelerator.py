@@ -8,12 +8,13 @@ from torch import Tensor
 
 from ..flowmapsr_core.errors import UserError
 from .recipe import Recipe
+from .state import RECIPE
 
 
 def start_accelerator(recipe: Recipe) -> Accelerator:
     """An accelerator as the recipe and ``accelerate launch`` want it, its tracker started.
 
-    Raises :class:`UserError` if the tracker is unknown or not installed, or a batch does not split evenly.
+    Raises :class:`UserError` if the tracker is unknown, not installed or not set up, or a batch does not split evenly.
     """
     folder, name = Path(recipe.output.folder), recipe.output.tracker
     try:
@@ -33,8 +34,13 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     if name != "none":
         if not accelerator.log_with:
             raise UserError(f"output.tracker: {name} is not installed; pip install {name}, or set it to none")
-        # every stage, and a run that goes on, adds to the same W&B run
-        accelerator.init_trackers(folder.name, init_kwargs={"wandb": {"id": folder.name, "resume": "allow"}})
+        # every stage, and a run that goes on, adds to the same W&B run; a folder begun anew to another
+        begun = (folder / RECIPE).stat().st_mtime_ns
+        wandb = {"name": folder.name, "id": str(begun), "resume": "allow", "dir": str(folder)}
+        try:
+            accelerator.init_trackers("flowmapsr", init_kwargs={"wandb": wandb})
+        except Exception as error:  # every tracker has errors of its own
+            raise UserError(f"output.tracker: {name} did not start ({error}); set it up, or set it to none") from error
     return accelerator
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ..flowmapsr_core.codecs import PixelCodec
+from ..flowmapsr_core.codecs import Codec
 from ..flowmapsr_core.flow import Velocity, conditional_velocity, interpolant
 from .objectives import JUMPS, USE_VELOCITY, flow_matching_target, guided_velocity
 from .pairs import make_pairs
@@ -79,7 +79,7 @@ class Batch:
     seen: Tensor
 
 
-def make_batch(hr: Tensor, draws: Draws, recipe: Recipe, codec: PixelCodec, generators: list[Generator]) -> Batch:
+def make_batch(hr: Tensor, draws: Draws, recipe: Recipe, codec: Codec, generators: list[Generator]) -> Batch:
     """Degrade HR crops (B, 3, H, W) in [0, 1], a group of them for each generator, and place them in time."""
     target, lr, weight = make_pairs(hr, recipe.degrade, draws.negative, generators)
     x0, x1 = codec.encode(target), codec.encode(lr)

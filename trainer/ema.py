@@ -12,7 +12,8 @@ class Ema:
     """A copy of a model whose weights follow it with a decay that rises to ``decay`` over the first steps."""
 
     def __init__(self, model: FlowMap, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        shared = {id(model.codec): model.codec}  # it does not change
+        self.model = copy.deepcopy(model, shared).requires_grad_(False).eval()
         self.decay = decay
 
     @torch.no_grad()
@@ -20,7 +21,8 @@ class Ema:
         """Move towards ``model`` after optimiser step ``step`` (from 0)."""
         decay = min(self.decay, (step + 1) / (step + 10))
         for averaged, current in zip(self.model.parameters(), model.parameters(), strict=True):
-            averaged.lerp_(current, 1 - decay)
+            if current.requires_grad:  # the others do not change
+                averaged.lerp_(current, 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
         return self.model.state_dict()

@@ -17,10 +17,10 @@ from ..flowmapsr_core.checkpoint import BUILT_IN
 from ..flowmapsr_core.degradation import degrade, preset
 from ..flowmapsr_core.device import DTYPES, find_device, find_dtype
 from ..flowmapsr_core.looks import LOOKS
-from ..flowmapsr_core.metrics import high_frequency_energy, psnr_y
 from ..flowmapsr_core.model import FlowMap
 from ..flowmapsr_core.resize import resize
 from .photos import find_photos, load_rgb, to_tensor
+from .validation import score
 
 COLUMNS = {
     **{look: {"look": look} for look in LOOKS},
@@ -30,18 +30,15 @@ COLUMNS = {
 
 def evaluate(model: FlowMap, images: list[Tensor], name: str, factor: float) -> dict[str, tuple[float, float]]:
     """(PSNR, high-frequency ratio) of bicubic and every column, averaged over HR images (1, 3, H, W)."""
-    figures: dict[str, list[Tensor]] = {}
+    figures: dict[str, list[tuple[float, float]]] = {}
     for seed, hr in enumerate(images):
         size = (hr.shape[-2], hr.shape[-1])
         lr = _eight_bit(degrade(hr, factor, preset(name), torch.Generator().manual_seed(seed)))
         results = {"bicubic": resize(lr, size)}
         results |= {column: upscale(model, lr, size=size, **settings) for column, settings in COLUMNS.items()}
         for column, image in results.items():
-            image = _eight_bit(image)
-            ratio = high_frequency_energy(image) / high_frequency_energy(hr)
-            pair = torch.cat([psnr_y(image, hr, border=int(factor)).float(), ratio])
-            figures.setdefault(column, []).append(pair)
-    means = {column: torch.stack(pairs).mean(dim=0).tolist() for column, pairs in figures.items()}
+            figures.setdefault(column, []).append(score(_eight_bit(image), hr, border=int(factor)))
+    means = {column: torch.tensor(scores).mean(dim=0).tolist() for column, scores in figures.items()}
     return {column: (psnr, ratio) for column, (psnr, ratio) in means.items()}
 
 

@@ -7,7 +7,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..flowmapsr_core.errors import UserError
 from ..flowmapsr_core.flow import Velocity, per_sample
 from ..flowmapsr_core.model import FlowMap
 from .accelerator import is_sharded
@@ -48,7 +47,10 @@ class Learner:
         self.codec = model.codec
         self.jumps = stage.kind != "flow-matching"
         self.ema = Ema(model, settings.ema) if settings.ema else None
-        self.shell = copy.deepcopy(model) if is_sharded(accelerator) else None
+        self.shell = None
+        if is_sharded(accelerator):
+            model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]  FSDP takes no other
+            self.shell = copy.deepcopy(model)
         if self.ema:
             self.ema.model.to(accelerator.device)
             accelerator.register_for_checkpointing(self.ema)
@@ -68,8 +70,8 @@ class Learner:
             return self.ema.model if self.ema else self.accelerator.unwrap_model(self.model)
         weights = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
-            self.shell.load_state_dict(weights)
-        return self.shell.to(self.accelerator.device)
+            self.shell.to(self.accelerator.device).load_state_dict(weights)
+        return self.shell
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
         """Loss of a micro-batch, and what it is made of: unweighted, so that they compare over a run."""
@@ -108,10 +110,10 @@ class Learner:
         return norm
 
     def clip(self, module: torch.nn.Module) -> float:
-        """Shorten the gradient if it is too long; returns its norm as it was, or raises if that is no number."""
+        """Shorten the gradient if it is too long; returns its norm as it was, FloatingPointError if it has none."""
         norm = float(self.accelerator.clip_grad_norm_(module.parameters(), self.recipe.optimizer.clip) or 0.0)
         if self.accelerator.scaler is None and not math.isfinite(norm):  # a scaler skips such steps by itself
-            raise UserError(f"the gradient is {norm}; lower the learning rate")
+            raise FloatingPointError(f"the gradient is {norm}")
         return norm
 
     def observe(self, figures: dict[str, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from ..flowmapsr_core.errors import UserError
 from ..flowmapsr_core.model import FlowMap
 from .accelerator import start_accelerator, track_picture
 from .adversarial import SMALLEST
-from .batch import Batch, draw, generator_of, make_batch
+from .batch import GUIDED, Batch, draw, generator_of, make_batch
 from .crops import PhotoCrops, StepSampler, collate
 from .export import export, result_file, stage_file, start_of
 from .learner import AdversarialLearner, Learner
@@ -58,7 +58,8 @@ class StageRun:
         model, new = build_model(recipe, start)
         self.codec = model.codec
         self.crops = PhotoCrops(recipe.data, model.codec.factor * model.network.stride, recipe.seed)
-        self.validation = load_crops(Path(recipe.data.validation)) if recipe.data.validation else None
+        validates = bool(recipe.data.validation) and self.accelerator.is_main_process
+        self.validation = load_crops(Path(recipe.data.validation)) if validates else None
         self.learner = self.make_learner(model)
         self.watch = LossWatch()
         self.accelerator.register_for_checkpointing(self.watch)
@@ -130,9 +131,16 @@ class StageRun:
                     sums[name] = sums.get(name, 0.0) + value / self.parts
                 if self.accelerator.sync_gradients:
                     self.watch.check(self.learner.observe(sums), self.step + 1, self.folder)
-                    norm = self.learner.update(self.done)
+                    norm = self.update()
         self.done += 1
         return {**sums, "gradient": norm}
+
+    def update(self) -> float:
+        """Optimiser step; returns the norm of the gradient."""
+        try:
+            return self.learner.update(self.done)
+        except FloatingPointError as error:
+            raise self.watch.stopped(f"{error} at step {self.step + 1}", self.folder) from error
 
     def loader(self) -> DataLoader:
         """This process's crops from here on, a micro-batch at a time."""
@@ -162,10 +170,10 @@ class StageRun:
         """Validate, log, export; then the state, so that whatever it says is behind has been written."""
         accelerator, over = self.accelerator, self.done == self.stage.steps
         model = self.learner.result()
-        if over and self.stage.keep:
-            keep_start(model, start_of(self.recipe, self.index), self.stage.keep)
         damaged = {name for names in gather_object([sorted(self.damaged)]) for name in names}
         if accelerator.is_main_process:
+            if over and self.stage.keep:
+                keep_start(model, start_of(self.recipe, self.index), self.stage.keep)
             line = {"step": self.step, "stage": self.stage.kind, "loss": round(self.watch.mean, 6)}
             line |= {**self.learner.gauges(), "damaged": len(damaged), **self.validate(model)}
             progress.write(append_log(self.folder, line))
@@ -181,7 +189,8 @@ class StageRun:
         """Figures on the held-out photographs, which go to the trackers too, with a picture."""
         if self.validation is None:
             return {}
-        figures, picture = validate(model, self.validation)
+        guided = self.stage.kind in GUIDED and self.recipe.guidance.mode == "input"
+        figures, picture = validate(model, self.validation, guided)
         with written(self.folder):
             save_png(picture, self.folder / f"validation-{self.step:06d}.png")
         self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=self.step)

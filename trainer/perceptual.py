@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from ..flowmapsr_core.codecs import PixelCodec
+from ..flowmapsr_core.codecs import Codec
 from ..flowmapsr_core.errors import UserError
 
 # LPIPS backbones: name, and the file of its weights that torchvision downloads
@@ -35,7 +35,7 @@ class Perceptual(nn.Module):
         """Stays in evaluation mode: LPIPS has dropout."""
         return super().train(False)
 
-    def forward(self, x0_pred: Tensor, hr: Tensor, t: Tensor, codec: PixelCodec, place: Tensor) -> Tensor:
+    def forward(self, x0_pred: Tensor, hr: Tensor, t: Tensor, codec: Codec, place: Tensor) -> Tensor:
         """Weighted distances (B,).
 
         Args:

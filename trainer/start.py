@@ -6,8 +6,10 @@ from typing import Any
 import torch
 
 from ..flowmapsr_core.checkpoint import load_model
+from ..flowmapsr_core.codecs import CODECS, FrozenVAE
 from ..flowmapsr_core.errors import UserError
 from ..flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT, FlowMap
+from ..flowmapsr_core.prompts import encode_prompts
 from .recipe import Recipe
 
 
@@ -26,6 +28,8 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[s
     """
     base = load_model(Path(start).expanduser()) if start else None
     config = recipe.model or (base.config() if base else {})
+    if base is None and issubclass(CODECS[config["codec"]["type"]], FrozenVAE):
+        raise UserError("the recipe's codec is a VAE, which is not trained; set start_from to a checkpoint that has it")
     model = FlowMap.from_config(config, {"hash_sha256": base.info.get("hash_sha256", "")} if base else {})
     with torch.no_grad():
         for prompt in model.prompts.values():
@@ -35,9 +39,9 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[s
         _bake_prompts(model, Path(recipe.prompts.text_encoder).expanduser())
     if recipe.optimizer.checkpoint_activations:
         model.network.checkpoint_activations()
-    model.requires_grad_(True).train()
-    if recipe.prompts.text_encoder:
-        model.prompts.requires_grad_(False)
+    model.network.requires_grad_(True)
+    model.prompts.requires_grad_(not recipe.prompts.text_encoder)
+    model.train()
     return model.to(memory_format=torch.channels_last), new  # pyright: ignore[reportCallIssue]
 
 
@@ -53,7 +57,7 @@ def keep_start(model: FlowMap, start: str | Path, share: float) -> None:
 def _take(model: FlowMap, base: FlowMap, start: str | Path) -> list[str]:
     """Copy the weights that both have; every weight of ``base`` must have a place."""
     source, target = base.state_dict(), model.state_dict()
-    if type(base.network) is not type(model.network) or base.codec != model.codec:
+    if type(base.network) is not type(model.network) or base.codec.config != model.codec.config:
         raise UserError(f"{start} holds a {_kind(base.config())}, the recipe's model is a {_kind(model.config())}")
     for name, weight in source.items():
         if name not in target or target[name].shape != weight.shape:
@@ -71,8 +75,6 @@ def _kind(config: dict[str, Any]) -> str:
 
 
 def _bake_prompts(model: FlowMap, folder: Path) -> None:
-    from .prompts import encode_prompts
-
     embeddings = encode_prompts(folder, [POSITIVE_PROMPT, NEGATIVE_PROMPT])
     if embeddings.shape[1] != model.network.config.prompt_dim:
         raise UserError(

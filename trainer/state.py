@@ -16,6 +16,7 @@ from ..flowmapsr_core.errors import UserError
 from .recipe import Recipe
 
 LOG = "log.jsonl"
+RECIPE = "recipe.json"  # written once, when a run begins
 # of no consequence for the weights
 FREE = ("output", "data.validation", "data.workers", "optimizer.accumulate", "optimizer.checkpoint_activations")
 
@@ -26,7 +27,7 @@ def claim_folder(recipe: Recipe) -> None:
     Raises :class:`UserError` if it is not, or the folder cannot be written.
     """
     folder = Path(recipe.output.folder)
-    path, values = folder / "recipe.json", json.loads(json.dumps(_flat(dataclasses.asdict(recipe))))
+    path, values = folder / RECIPE, json.loads(json.dumps(_flat(dataclasses.asdict(recipe))))
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():

@@ -1,6 +1,7 @@
-"""Validation on held-out photographs: PSNR and a picture."""
+"""Validation on held-out photographs: PSNR, high frequencies and a picture."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,34 +17,43 @@ from .photos import UNREADABLE, find_photos, load_rgb, to_tensor
 
 FACTOR = 4
 CROP = 256
-SETTINGS = {"mean": {"look": "faithful"}, "1": {"steps": 1}, "2": {"steps": 2}, "4": {"steps": 4}}
+Settings = dict[str, dict[str, Any]]  # of upscale(), by column
+UNGUIDED: Settings = {"mean": {"look": "faithful"}, **{str(n): {"steps": n, "guidance": 1.0} for n in (1, 2, 4)}}
+GUIDED: Settings = {"balanced": {"look": "balanced"}}  # what people get unless they ask for more or less
 
 
-def validate(model: FlowMap, hr: Tensor) -> tuple[dict[str, float], Tensor]:
+def validate(model: FlowMap, hr: Tensor, guided: bool = False) -> tuple[dict[str, float], Tensor]:
     """PSNR gain over bicubic in dB and high-frequency ratio to the HR image at x4, by preset and number of steps.
 
     Args:
         model: is evaluated where its weights are.
         hr: from :func:`load_crops`.
+        guided: whether the network has learned to follow w; the look ``balanced`` is measured too then.
 
     Returns:
         The figures, and a grid (3, H, W) in [0, 1]: a row per photograph with LR, bicubic, posterior mean, 1, 2 and
-        4 steps, and HR.
+        4 steps at w = 1, ``balanced`` if it is measured, and HR.
     """
     hr = hr.to(next(model.parameters()).device)
     report, grid = {}, hr
     for name in ("bicubic", "flowmapsr"):
         lr = degrade(hr, FACTOR, PRESETS[name], torch.Generator().manual_seed(0))
         columns = {"bicubic": resize(lr, (CROP, CROP)).clamp(0, 1)}
-        for label, settings in SETTINGS.items():
-            columns[label] = upscale(model, lr, FACTOR, guidance=1.0, color="none", tile=0, **settings)
-        base = psnr_y(columns["bicubic"], hr)
+        for label, settings in (UNGUIDED | GUIDED if guided else UNGUIDED).items():
+            columns[label] = upscale(model, lr, FACTOR, color="none", tile=0, **settings)
+        base, _ = score(columns["bicubic"], hr)
         for label, image in columns.items():
-            ratio = high_frequency_energy(image).mean() / high_frequency_energy(hr).mean()
-            report[f"{name}/{label}/hf"] = round(ratio.item(), 3)
-            report[f"{name}/{label}/gain"] = round((psnr_y(image, hr) - base).mean().item(), 3)
+            psnr, ratio = score(image, hr)
+            report[f"{name}/{label}/hf"] = round(ratio, 3)
+            report[f"{name}/{label}/gain"] = round(psnr - base, 3)
         grid = make_grid([resize(lr, (CROP, CROP), "nearest"), *columns.values(), hr])
     return report, grid
+
+
+def score(image: Tensor, hr: Tensor, border: int = 0) -> tuple[float, float]:
+    """(Y-channel PSNR in dB, high-frequency energy relative to the HR image's), averaged over images (B, 3, H, W)."""
+    ratio = high_frequency_energy(image).mean() / high_frequency_energy(hr).mean()
+    return psnr_y(image, hr, border).mean().item(), ratio.item()
 
 
 def load_crops(folder: Path) -> Tensor:

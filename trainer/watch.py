@@ -10,6 +10,10 @@ PATIENCE = 20  # steps in a row
 FLOOR = 1e-6  # a term that is zero for a while
 
 
+class Exploded(UserError):
+    """Training was stopped."""
+
+
 class LossWatch:
     """Running means of the loss terms.
 
@@ -28,21 +32,25 @@ class LossWatch:
         return sum(self.means.values())
 
     def check(self, terms: dict[str, float], step: int, folder: Path) -> None:
-        """Raise :class:`UserError`, naming the term, at a NaN or after PATIENCE steps above EXPLODED times its mean."""
-        kept = f"the last good checkpoint is in {folder}"
+        """Raise :class:`Exploded`, naming the term, at a NaN or after PATIENCE steps above EXPLODED times its mean."""
         high = ""
         for name, value in terms.items():
             if not math.isfinite(value):
-                raise UserError(f"the {name} loss is {value} at step {step}; {kept}; lower the learning rate")
+                raise self.stopped(f"the {name} loss is {value} at step {step}", folder)
             mean = self.means.get(name)
             if mean is not None and value > EXPLODED * max(mean, FLOOR):
                 high = high or f"the {name} loss has exploded at step {step} ({value:.3g}, its running mean {mean:.3g})"
         self.bad = self.bad + 1 if high else 0
         if self.bad >= PATIENCE:
-            raise UserError(f"{high}; {kept}; lower the learning rate")
+            raise self.stopped(high, folder)
         if not high:
             for name, value in terms.items():
                 self.means[name] = 0.99 * self.means.get(name, value) + 0.01 * value
+
+    @staticmethod
+    def stopped(what: str, folder: Path) -> Exploded:
+        """The error for what has blown up."""
+        return Exploded(f"{what}; the last good checkpoint is in {folder}; lower the learning rate")
 
     def state_dict(self) -> dict:
         return {"means": dict(self.means), "bad": self.bad}
