@@ -13,6 +13,7 @@ from .errors import UserError
 from .memory import free_memory
 from .model import FlowMap
 from .networks import flops
+from .progress import BAND_TICKS
 from .tiling import Tiling, tiling_for
 
 log = logging.getLogger("flowmapsr")
@@ -122,6 +123,11 @@ def _with_bands(plan: Plan, model: FlowMap) -> Plan:
     rows = max(BAND_BUDGET * height // whole, FEWEST_ROWS)
     offload = held > budget
     return replace(plan, rows=rows, offload=offload, peak=max(plan.peak, BAND_BUDGET + (0 if offload else held)))
+
+
+def ticks(plan: Plan, model: FlowMap, steps: int, runs: int) -> int:
+    """What a meter counts for an image: evaluations, and ``runs`` of the codec if it works in bands."""
+    return plan.evaluations(model, steps) + (runs * BAND_TICKS if plan.rows else 0)
 
 
 def in_memory(plan: Plan, model: FlowMap, steps: int, attempt: Callable[[Plan], Tensor]) -> tuple[Tensor, Plan]:

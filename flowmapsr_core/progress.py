@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from .preview import Preview
+from .preview import LONGEST_SIDE, Preview
 from .tiling import Box
 
 Progress = Callable[[int, int, Callable[[], Tensor]], None]
@@ -29,10 +29,14 @@ class Meter:
         self.picture: Callable[[], Tensor]
 
     def begin(self, ticks: int, picture: Tensor) -> None:
-        """Begin an image, or begin it again; it takes so many ticks, as will the others. ``picture`` is shown first."""
+        """Begin an image, or begin it again; it takes so many ticks, as will the others.
+
+        ``picture`` (1, 3, H, W) is shown until there is a preview.
+        """
         self.done = self.finished
         self.total = self.finished + ticks * self.images
-        self.preview, self.picture = None, lambda: picture
+        every = -(-max(picture.shape[-2:]) // LONGEST_SIDE)
+        self.preview, self.picture = None, lambda: picture[..., ::every, ::every]
 
     def finish(self) -> None:
         """The image is done."""

@@ -1,6 +1,7 @@
 """The whole chain: resize, encode, sample, decode, match colours."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -14,9 +15,9 @@ from .errors import UserError
 from .flow import check_steps, posterior_mean, sample
 from .looks import Look, find_look
 from .model import FlowMap
-from .plan import Plan, describe, in_memory, make_plan
+from .plan import Plan, describe, in_memory, make_plan, ticks
 from .preview import Preview
-from .progress import BAND_TICKS, Meter, Progress
+from .progress import Meter, Progress
 from .resize import resize
 
 log = logging.getLogger("flowmapsr")
@@ -72,33 +73,79 @@ def upscale(
     plan = make_plan(model, size, device, tile)
     if log.isEnabledFor(logging.INFO):  # counting operations takes a moment
         log.info("%s", describe(plan, model, settings.steps))
-    meter = Meter(progress, len(image))
-    results = []
-    for lr in image.float().split(1):
-        lr = lr.to(device)
-        sr, plan = in_memory(plan, model, settings.steps, partial(restore, model, lr, size, settings, meter))
+
+    def work(lr: Tensor, meter: Meter, plan: Plan) -> Tensor:
+        meter.begin(ticks(plan, model, settings.steps, runs=2), lr)
+        x0 = sample_image(model, resize(lr, size).clamp(0, 1), settings, meter, plan)
+        sr = model.codec.decode(x0, bands(plan, meter))[..., : size[0], : size[1]]
+        del x0
+        return match_color(sr, lr, color, color_strength).clamp_(0, 1)
+
+    return each(work, image, model, settings, plan, device, progress)
+
+
+@torch.no_grad()
+def upscale_latent(
+    model: FlowMap,
+    image: Tensor,
+    settings: Look,
+    *,
+    tile: int | None = None,
+    overlap: int = 0,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """HR latents of images that have been resized to their final size already; the rest is as in :func:`upscale`.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        overlap: what blended tiles share, in output pixels; 0 to choose.
+
+    Returns:
+        (B, C, ceil(H / factor), ceil(W / factor)) float32, scaled, on the image's device; factor is the codec's.
+    """
+    device = device or next(model.parameters()).device
+    plan = make_plan(model, (image.shape[2], image.shape[3]), device, tile)
+    if overlap:
+        plan = replace(plan, overlap=-(-overlap // model.codec.factor))
+
+    def work(single: Tensor, meter: Meter, plan: Plan) -> Tensor:
+        meter.begin(ticks(plan, model, settings.steps, runs=1), single)
+        return sample_image(model, single.clamp(0, 1), settings, meter, plan)
+
+    return each(work, image, model, settings, plan, device, progress)
+
+
+def each(
+    work: Callable[[Tensor, Meter, Plan], Tensor],
+    images: Tensor,
+    model: FlowMap,
+    settings: Look,
+    plan: Plan,
+    device: torch.device,
+    progress: Progress | None,
+) -> Tensor:
+    """``work`` of every image of a batch, one after another, with less memory where there is not enough."""
+    meter, results = Meter(progress, len(images)), []
+    for image in images.float().split(1):
+        attempt = partial(work, image.to(device), meter)
+        result, plan = in_memory(plan, model, settings.steps, attempt)
         meter.finish()
-        results.append(match_color(sr, lr, color, color_strength).clamp_(0, 1).to(image.device))
-        del sr
+        results.append(result.to(images.device))
+        del result
     return torch.cat(results) if len(results) > 1 else results[0]
 
 
-def restore(model: FlowMap, lr: Tensor, size: tuple[int, int], settings: Look, meter: Meter, plan: Plan) -> Tensor:
-    """One image (1, 3, h, w) at ``size``, not clamped."""
-    meter.begin(plan.evaluations(model, settings.steps) + (2 * BAND_TICKS if plan.rows else 0), lr)
-    x0 = sample_image(model, resize(lr, size).clamp(0, 1), settings, meter, plan)
-    return model.codec.decode(x0, bands(plan, meter))[..., : size[0], : size[1]]
-
-
 def sample_image(model: FlowMap, image: Tensor, settings: Look, meter: Meter, plan: Plan) -> Tensor:
-    """HR latent (1, C, *plan.cells) of an LR image at its final size, (1, 3, H, W) in [0, 1]."""
+    """HR latent (1, C, ceil(H / factor), ceil(W / factor)) of an LR image (1, 3, H, W) in [0, 1] at its final size."""
     x1 = encode(model, image, meter, plan)
     if meter.progress is not None:
         meter.show(Preview(model.codec, x1, image))
     u = plan.tiling(model).velocity(model.velocity(settings.guidance), meter.on_tile)
-    if settings.posterior_mean:
-        return posterior_mean(u, x1, torch.ones(len(x1), device=x1.device))
-    return sample(u, x1, settings.steps)
+    ones = torch.ones(len(x1), device=x1.device)
+    x0 = posterior_mean(u, x1, ones) if settings.posterior_mean else sample(u, x1, settings.steps)
+    height, width = (-(-side // model.codec.factor) for side in image.shape[-2:])
+    return x0[..., :height, :width]
 
 
 def encode(model: FlowMap, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
@@ -150,44 +197,3 @@ def override(look: Look, steps: int | None, guidance: float | None) -> Look:
             raise UserError(f"guidance is {guidance:g}; use a value from 1 (none) to {MAX_GUIDANCE:g}")
         changed = replace(changed, guidance=guidance)
     return changed
-
-
-@torch.no_grad()
-def upscale_latent(
-    model: FlowMap,
-    image: Tensor,
-    settings: Look,
-    *,
-    tile: int | None = None,
-    overlap: int = 0,
-    device: torch.device | None = None,
-    progress: Progress | None = None,
-) -> Tensor:
-    """HR latents of images that have been resized to their final size already; the rest is as in :func:`upscale`.
-
-    Args:
-        image: (B, 3, H, W) in [0, 1].
-        overlap: what blended tiles share, in output pixels; 0 to choose.
-
-    Returns:
-        (B, C, ceil(H / factor), ceil(W / factor)) float32, scaled, on the image's device; factor is the codec's.
-    """
-    size, factor = (image.shape[2], image.shape[3]), model.codec.factor
-    device = device or next(model.parameters()).device
-    plan = make_plan(model, size, device, tile)
-    if overlap:
-        plan = replace(plan, overlap=-(-overlap // factor))
-    meter = Meter(progress, len(image))
-    results = []
-    for single in image.float().split(1):
-        attempt = partial(restore_latent, model, single.to(device), settings, meter)
-        x0, plan = in_memory(plan, model, settings.steps, attempt)
-        meter.finish()
-        results.append(x0[..., : -(-size[0] // factor), : -(-size[1] // factor)].to(image.device))
-    return torch.cat(results)
-
-
-def restore_latent(model: FlowMap, image: Tensor, settings: Look, meter: Meter, plan: Plan) -> Tensor:
-    """HR latent of one image (1, 3, H, W) of the final size."""
-    meter.begin(plan.evaluations(model, settings.steps) + (BAND_TICKS if plan.rows else 0), image)
-    return sample_image(model, image.clamp(0, 1), settings, meter, plan)

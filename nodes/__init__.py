@@ -3,13 +3,16 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .compare import Compare
+from .decode_tiled import DecodeTiled
 from .degrade import Degrade
 from .load_lora import LoadLoRA
+from .load_low_res import LoadLowRes
 from .load_model import LoadModel
 from .match_color import MatchColor
+from .sampler import Sampler
 from .upscale import Upscale
 
 
 class FlowMapSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModel, LoadLoRA, Upscale, MatchColor, Degrade, Compare]
+        return [LoadModel, LoadLoRA, LoadLowRes, Sampler, DecodeTiled, Upscale, MatchColor, Degrade, Compare]

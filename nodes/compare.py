@@ -7,6 +7,7 @@ from torch import Tensor
 from ..flowmapsr_core.metrics import color_difference, high_frequency_energy, psnr_y
 from ..flowmapsr_core.resize import resize
 from .images import join_alpha, pairs, split_alpha
+from .schema import make_schema
 
 FLAT = 1e-10  # far less than rounding to 8 bits adds, 1e-6: two images without any detail have a ratio of 1
 
@@ -14,16 +15,22 @@ FLAT = 1e-10  # far less than rounding to 8 bits adds, 1e-6: two images without 
 class Compare(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="FlowMapSR_Compare",
             display_name="Compare to Reference",
             category="FlowMapSR",
             description="Measures how close images are to a reference, and puts both side by side.",
+            search_aliases=["psnr", "ciede2000", "metrics", "measure quality", "side by side"],
             inputs=[
                 io.Image.Input("image", tooltip="One image or a batch; resized where the reference has another size."),
                 io.Image.Input("reference", tooltip="What they should look like: one for all images, or one for each."),
             ],
-            outputs=[io.String.Output(display_name="text"), io.Image.Output(display_name="side_by_side")],
+            outputs=[
+                io.String.Output(display_name="text", tooltip="Three figures for each image."),
+                io.Image.Output(
+                    display_name="side_by_side", tooltip="The image on the left, its reference on the right."
+                ),
+            ],
             is_output_node=True,  # figures are wanted even where nothing is connected to them
         )
 

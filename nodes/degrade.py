@@ -6,16 +6,18 @@ from torch import Tensor
 
 from ..flowmapsr_core import degradation
 from .images import join_alpha, singles, split_alpha
+from .schema import make_schema
 
 
 class Degrade(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="FlowMapSR_Degrade",
             display_name="Degrade Image",
             category="FlowMapSR",
             description="Shrinks an image and spoils it as photographs are: a test picture whose original is known.",
+            search_aliases=["downscale", "blur", "noise", "jpeg", "low resolution", "real-esrgan"],
             inputs=[
                 io.Image.Input("image", tooltip="One image or a batch. Alpha is shrunk along, not spoiled."),
                 io.Float.Input(
@@ -36,7 +38,7 @@ class Degrade(io.ComfyNode):
                     tooltip="The same seed spoils the same way; every image of a batch is spoiled its own way.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="image")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The low-resolution images.")],
         )
 
     @classmethod

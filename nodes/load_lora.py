@@ -6,16 +6,18 @@ import folder_paths
 from comfy_api.latest import io
 
 from .runtime import ModelType, with_lora
+from .schema import make_schema
 
 
 class LoadLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="FlowMapSR_LoadLoRA",
             display_name="FlowMapSR LoRA",
             category="FlowMapSR",
             description="Adds a LoRA from models/loras to a FlowMapSR model. Chain several to add up their changes.",
+            search_aliases=["lora loader", "load lora"],
             inputs=[
                 ModelType.Input("model", tooltip="The model that the LoRA was trained on."),
                 io.Combo.Input(
@@ -32,7 +34,11 @@ class LoadLoRA(io.ComfyNode):
                     tooltip="Strength: 0 is off, 1 as trained, more exaggerates, less than 0 does the opposite.",
                 ),
             ],
-            outputs=[ModelType.Output(display_name="model")],
+            outputs=[
+                ModelType.Output(
+                    display_name="model", tooltip="The model with the LoRA. The one without stays as it was."
+                )
+            ],
         )
 
     @classmethod

@@ -3,29 +3,38 @@
 from comfy_api.latest import io
 
 from ..flowmapsr_core.device import DTYPES
-from .runtime import ModelType, load_patcher, model_names
+from .model_files import model_names
+from .runtime import FP8, ModelType, load_patcher
+from .schema import advanced, make_schema
 
 
 class LoadModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="FlowMapSR_LoadModel",
             display_name="Load FlowMapSR Model",
             category="FlowMapSR",
-            description="Loads the built-in model or a checkpoint from models/flowmapsr.",
+            description="Loads the built-in model or a FlowMapSR checkpoint.",
+            search_aliases=["checkpoint loader", "load checkpoint", "upscale model"],
             inputs=[
                 io.Combo.Input("model", options=model_names(), tooltip="The built-in model needs no download."),
-                io.Combo.Input(
-                    "weight_dtype",
-                    options=["auto", *DTYPES],
-                    default="auto",
-                    tooltip="Precision of the network. auto takes the fastest that the device computes natively.",
+                advanced(
+                    io.Combo.Input(
+                        "weight_dtype",
+                        options=["auto", *DTYPES, FP8],
+                        default="auto",
+                        tooltip="Precision of the network. auto takes the fastest that the device computes natively.",
+                    )
                 ),
             ],
-            outputs=[ModelType.Output(display_name="model")],
+            outputs=[
+                ModelType.Output(display_name="model", tooltip="For the other FlowMapSR nodes."),
+                io.Vae.Output(display_name="vae", tooltip="Decodes the latents of the model, if it brings a VAE."),
+            ],
         )
 
     @classmethod
     def execute(cls, model: str, weight_dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(load_patcher(model, weight_dtype))
+        patcher = load_patcher(model, weight_dtype)
+        return io.NodeOutput(patcher, patcher.attachments["vae"])

@@ -6,16 +6,25 @@ from torch import Tensor
 
 from ..flowmapsr_core.color import METHODS, match_color
 from .images import join_alpha, pairs, split_alpha
+from .schema import make_schema
 
 
 class MatchColor(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="FlowMapSR_MatchColor",
             display_name="Match Colour",
             category="FlowMapSR",
             description="Gives an upscaled image the colours of its low-resolution source; its detail stays.",
+            search_aliases=[
+                "color match",
+                "color correction",
+                "colour transfer",
+                "wavelet",
+                "adain",
+                "fix color shift",
+            ],
             inputs=[
                 io.Image.Input("image", tooltip="Upscaled images, of any upscaler. Alpha is kept."),
                 io.Image.Input(
@@ -31,7 +40,7 @@ class MatchColor(io.ComfyNode):
                     "strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="0 is off, 1 the full correction."
                 ),
             ],
-            outputs=[io.Image.Output(display_name="image")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The images with corrected colours.")],
         )
 
     @classmethod

@@ -5,19 +5,22 @@ from torch import Tensor
 
 from ..flowmapsr_core import upscale
 from ..flowmapsr_core.looks import LOOKS
-from ..flowmapsr_core.upscale import MAX_SCALE
+from ..flowmapsr_core.upscale import MAX_SCALE, output_size
 from .images import join_alpha, split_alpha
-from .runtime import ModelType, load_patcher, loaded, progress
+from .managed import ManagedModel
+from .runtime import ModelType, load_patcher, progress
+from .schema import make_schema
 
 
 class Upscale(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return make_schema(
             node_id="FlowMapSR_Upscale",
             display_name="FlowMapSR Upscale",
             category="FlowMapSR",
             description="Upscales photographs 1x to 8x: resize, sampling, colour correction. Every image of a batch.",
+            search_aliases=["upscaler", "super resolution", "enlarge", "enhance", "restore photo"],
             inputs=[
                 io.Image.Input("image", tooltip="One image or a batch. Alpha is kept."),
                 io.Float.Input(
@@ -31,12 +34,13 @@ class Upscale(io.ComfyNode):
                 ),
                 ModelType.Input("model", optional=True, tooltip="The built-in model if nothing is connected."),
             ],
-            outputs=[io.Image.Output(display_name="image")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The upscaled images.")],
         )
 
     @classmethod
     def execute(cls, image: Tensor, factor: float, look: str, model=None) -> io.NodeOutput:
         patcher = model or load_patcher()
         color, alpha = split_alpha(image)
-        result = upscale(loaded(patcher), color, factor, look=look, device=patcher.load_device, progress=progress())
+        managed = ManagedModel(patcher, output_size(color, factor, None))
+        result = upscale(managed, color, factor, look=look, device=patcher.load_device, progress=progress())
         return io.NodeOutput(join_alpha(result, alpha))

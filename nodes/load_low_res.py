@@ -1,0 +1,138 @@
+"""Load Low-Res Image."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..flowmapsr_core import UserError
+from ..flowmapsr_core.image_io import read_picture
+from ..flowmapsr_core.resize import resize, resize_alpha
+from ..flowmapsr_core.upscale import MAX_SCALE, output_size
+from .images import join_alpha, singles, split_alpha
+from .schema import make_schema
+
+MEGAPIXEL = 1024 * 1024  # as ComfyUI counts them
+LONGEST_EDGE = 65536
+NOT_CONNECTED = object()  # ahead of a run ComfyUI gives None for what is connected, and leaves out what is not
+
+
+class LoadLowRes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="FlowMapSR_LoadLowRes",
+            display_name="Load Low-Res Image",
+            category="FlowMapSR",
+            description="Loads an image and resizes it to the size that it is to be upscaled to.",
+            search_aliases=["load image", "upscale size", "low resolution", "megapixels", "longest edge"],
+            inputs=[
+                io.Combo.Input(
+                    "image",
+                    options=input_images(),
+                    upload=io.UploadType.image,
+                    tooltip="A file in ComfyUI's input folder. Its orientation is respected, 16 bits are kept.",
+                ),
+                io.Combo.Input(
+                    "size_by",
+                    options=["factor", "longest edge", "megapixels"],
+                    default="factor",
+                    tooltip="Which of the three values below counts. The other two are ignored.",
+                ),
+                io.Float.Input(
+                    "factor",
+                    default=4.0,
+                    min=1.0,
+                    max=MAX_SCALE,
+                    step=0.05,
+                    tooltip="Counts for size_by factor: output side / input side.",
+                ),
+                io.Int.Input(
+                    "longest_edge",
+                    default=2048,
+                    min=1,
+                    max=LONGEST_EDGE,
+                    tooltip="Counts for size_by longest edge: the output's longer side in pixels.",
+                ),
+                io.Float.Input(
+                    "megapixels",
+                    default=4.0,
+                    min=0.01,
+                    max=1024.0,
+                    step=0.01,
+                    tooltip="Counts for size_by megapixels: the output's area; 1 is 1024 x 1024 pixels.",
+                ),
+                io.Image.Input(
+                    "pixels", optional=True, tooltip="Images of another node. If connected, the file is not read."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="lr", tooltip="The images as loaded, without alpha."),
+                io.Image.Output(display_name="upscaled", tooltip="The images at the output size, bicubic."),
+                io.Mask.Output(
+                    display_name="alpha", tooltip="What is transparent, at the output size; empty where nothing is."
+                ),
+                io.Int.Output(display_name="width", tooltip="Width of the output in pixels."),
+                io.Int.Output(display_name="height", tooltip="Height of the output in pixels."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, image: str | None, pixels: object = NOT_CONNECTED) -> bool | str:
+        if image is None or pixels is not NOT_CONNECTED or folder_paths.exists_annotated_filepath(image):
+            return True
+        return f"{image} is not in ComfyUI's input folder; choose another image or upload it"
+
+    @classmethod
+    def fingerprint_inputs(cls, image: str | None, pixels: object = NOT_CONNECTED, **size: object) -> str:
+        if image is None or pixels is not NOT_CONNECTED:
+            return ""
+        return hashlib.sha256(Path(folder_paths.get_annotated_filepath(image)).read_bytes()).hexdigest()
+
+    @classmethod
+    def execute(
+        cls,
+        image: str,
+        size_by: str,
+        factor: float,
+        longest_edge: int,
+        megapixels: float,
+        pixels: Tensor | None = None,
+    ) -> io.NodeOutput:
+        if pixels is None:
+            picture = read_picture(Path(folder_paths.get_annotated_filepath(image)))
+            lr, alpha = picture.color, picture.alpha
+        else:
+            lr, alpha = split_alpha(pixels)
+        height, width = lr.shape[-2:]
+        scales = {
+            "factor": factor,
+            "longest edge": longest_edge / max(height, width),
+            "megapixels": (megapixels * MEGAPIXEL / (height * width)) ** 0.5,
+        }
+        size = target_size(lr, size_by, scales[size_by])
+        upscaled = torch.cat([resize(single, size).clamp(0, 1) for single in singles(lr)])
+        opaque = torch.ones(len(lr), 1, *size, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled)
+        return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), 1 - opaque[:, 0], size[1], size[0])
+
+
+def input_images() -> list[str]:
+    """Names of the images in ComfyUI's input folder."""
+    folder = folder_paths.get_input_directory()
+    files = [file.name for file in os.scandir(folder) if file.is_file()]
+    return sorted(folder_paths.filter_files_content_types(files, ["image"]))
+
+
+def target_size(image: Tensor, size_by: str, scale: float) -> tuple[int, int]:
+    """Output (height, width) of an image (B, 3, H, W); :class:`UserError` unless it is 1 to 8 times as large."""
+    if not 1 <= scale <= MAX_SCALE:
+        height, width = image.shape[-2:]
+        raise UserError(
+            f"this {size_by} makes a {width}x{height} image {scale:.3g} times as large; "
+            f"choose one that makes it 1 to {MAX_SCALE} times as large"
+        )
+    return output_size(image, scale, None)

@@ -1,0 +1,124 @@
+"""Flow Map Sampler."""
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..flowmapsr_core import UserError
+from ..flowmapsr_core.codecs import VAECodec
+from ..flowmapsr_core.looks import Look
+from ..flowmapsr_core.upscale import MAX_GUIDANCE, upscale_latent
+from .comfy_codec import ComfyCodec
+from .images import split_alpha
+from .managed import ManagedModel
+from .prompt import find_prompt
+from .runtime import PIXEL_SIZE, ModelType, progress
+from .schema import advanced, make_schema
+
+SMALLEST = 8  # pixels a side
+POSTERIOR_MEAN = "posterior mean"
+
+
+class Sampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="FlowMapSR_Sampler",
+            display_name="Flow Map Sampler",
+            category="FlowMapSR",
+            description="Restores detail in an image that was resized to its final size; gives a latent to decode.",
+            search_aliases=["ksampler", "upscaler", "super resolution", "restore", "flow map"],
+            inputs=[
+                ModelType.Input("model", tooltip="From Load FlowMapSR Model or FlowMapSR LoRA."),
+                io.Image.Input(
+                    "image", tooltip="Low-resolution images at their final size: upscaled of Load Low-Res Image."
+                ),
+                io.Combo.Input(
+                    "steps",
+                    options=[POSTERIOR_MEAN, "1", "2", "4", "8", "16"],
+                    default="2",
+                    tooltip="Network evaluations: more add detail. posterior mean: one, closest to the source.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=2.0,
+                    min=1.0,
+                    max=MAX_GUIDANCE,
+                    step=0.1,
+                    tooltip="How strongly the prompt acts: 1 is none, more is crisper. Costs no time.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "tile",
+                        default=0,
+                        min=0,
+                        max=16384,
+                        step=64,
+                        tooltip="Longest side of a tile in output pixels. 0 chooses by the free memory.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "overlap",
+                        default=0,
+                        min=0,
+                        max=4096,
+                        step=8,
+                        tooltip="Pixels that blended tiles share. 0 chooses. Models that tile exactly ignore it.",
+                    )
+                ),
+                advanced(
+                    io.String.Input(
+                        "prompt",
+                        default="",
+                        multiline=True,
+                        tooltip="A prompt of your own, encoded with clip. Empty: the one the model was trained with.",
+                    )
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="For a model of VAE latents that brings no VAE: the one of its latents.",
+                ),
+                io.Clip.Input("clip", optional=True, tooltip="SDXL's text encoders, for a prompt of your own."),
+                io.Conditioning.Input(
+                    "positive", optional=True, tooltip="Instead of clip and prompt: from CLIP Text Encode with SDXL."
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="For Exact Tiled VAE Decode or VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        image: Tensor,
+        steps: str,
+        guidance: float,
+        tile: int,
+        overlap: int,
+        prompt: str = "",
+        vae=None,
+        clip=None,
+        positive=None,
+    ) -> io.NodeOutput:
+        color, _ = split_alpha(image)
+        height, width = color.shape[-2:]
+        if min(height, width) < SMALLEST:
+            raise UserError(f"the image is {width}x{height} pixels; the smallest is {SMALLEST}x{SMALLEST}")
+        embedding = find_prompt(model.model, prompt, clip, positive)
+        managed = ManagedModel(model, (height, width), find_codec(model.model.codec, vae), embedding)
+        settings = Look(1, guidance, 0, True) if steps == POSTERIOR_MEAN else Look(int(steps), guidance, 0)
+        latent = upscale_latent(
+            managed, color, settings, tile=tile or None, overlap=overlap, device=model.load_device, progress=progress()
+        )
+        if isinstance(managed.codec, VAECodec):
+            config = managed.codec.config
+            latent = latent / config.scaling_factor + config.shift_factor  # as VAE nodes have them
+        return io.NodeOutput({"samples": latent, PIXEL_SIZE: (height, width)})
+
+
+def find_codec(codec, vae) -> ComfyCodec | None:
+    """The connected VAE in the place of the model's codec; None without one, or where the model needs none."""
+    if vae is None or not isinstance(codec, ComfyCodec):
+        return None
+    return ComfyCodec(codec.config, vae)

@@ -1,0 +1,293 @@
+"""Latents in ComfyUI: its own VAEs decoded exactly, models of VAE latents sampled, a pixel codec in a VAE's place."""
+
+import pytest
+import torch
+from comfyui_process import import_nodes
+from comfyui_server import COMFYUI
+from safetensors.torch import save_file
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
+]
+WIDTHS = (32, 64, 128, 128)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comfyui")
+    for name in ("flowmapsr", "diffusion_models", "vae"):
+        (folder / "models" / name).mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nodes(base):
+    return import_nodes(base)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    """As ComfyUI runs its nodes."""
+    with torch.inference_mode():
+        yield
+
+
+def shake(module, generator):
+    """Random weights that leave no layer without effect, and activations of about one."""
+    for name, weight in module.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator)
+        weight.data = noise * 0.2 + ("norm" in name and name.endswith("weight"))
+        if weight.dim() > 1:
+            weight.data = noise * weight[0].numel() ** -0.5
+    return module
+
+
+@pytest.fixture(scope="module")
+def latent_model(base):
+    """A model of VAE latents, and two files: with its VAE, and without."""
+    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+    from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
+    from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
+
+    generator = torch.Generator().manual_seed(0)
+    model = FlowMap(UNet(PRESETS["tiny"]), VAECodec(VAECodecConfig(block_out_channels=WIDTHS)))
+    shake(model, generator).requires_grad_(False).eval()
+    save_checkpoint(model, base / "models" / "flowmapsr" / "latent.safetensors")
+    bare = FlowMap(model.network, VAECodec(model.codec.config).to("meta"))
+    bare.prompts = model.prompts
+    save_checkpoint(bare, base / "models" / "diffusion_models" / "no vae.safetensors")
+    return model
+
+
+@pytest.fixture(scope="module")
+def vae(nodes, latent_model):
+    """The model's VAE as ComfyUI's."""
+    return nodes.load_model.LoadModel.execute("latent.safetensors", "float32").args[1]
+
+
+def decoded(nodes, latent, vae, band=0):
+    return nodes.decode_tiled.DecodeTiled.execute({"samples": latent}, vae, band).args[0]
+
+
+@pytest.mark.parametrize("band", [0, 16, 4096])
+def test_the_exact_decode_is_comfyuis_own_untiled_one(nodes, vae, generator, band):
+    latent = torch.randn(2, 4, 13, 9, generator=generator) * 3
+    exact, own = decoded(nodes, latent, vae, band), vae.decode(latent)
+    assert exact.shape == own.shape == (2, 104, 72, 3)
+    assert own.std() > 0.05
+    assert (exact - own).abs().max() < 1e-4
+
+
+def test_a_vae_without_quantising_convolutions(nodes, generator):
+    """Of the kind that SD3 and Flux have, in full width: ComfyUI tells it by its weights."""
+    import comfy.sd
+    from diffusers import AutoencoderKL
+
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    shape = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16}
+    weights = AutoencoderKL(**blocks, **shape, use_quant_conv=False, use_post_quant_conv=False).state_dict()
+    flux = comfy.sd.VAE(sd=weights, dtype=torch.float32)
+    latent = torch.randn(1, 16, 5, 6, generator=generator) * 3
+    assert nodes.comfy_vae.is_plain(flux)
+    assert (decoded(nodes, latent, flux, 16) - flux.decode(latent)).abs().max() < 1e-4
+
+
+def test_the_exact_encode_is_comfyuis_own(nodes, vae):
+    from flowmapsr.nodes import comfy_vae
+
+    image = torch.rand(1, 64, 96, 3)
+    exact = comfy_vae.encode(vae, image.movedim(-1, 1) * 2 - 1, 8)
+    assert (exact - vae.encode(image)).abs().max() < 1e-4
+
+
+def test_weights_are_not_copied(nodes, vae):
+    from flowmapsr.nodes import comfy_vae
+
+    own = {weight.data_ptr() for weight in vae.first_stage_model.parameters()}
+    assert {weight.data_ptr() for weight in comfy_vae.to_diffusers(vae).parameters()} == own
+
+
+def test_a_vae_of_another_kind_is_decoded_by_comfyui(nodes, generator, caplog):
+    import comfy.sd
+    from comfy.taesd.taesd import TAESD
+
+    tiny = comfy.sd.VAE(sd=shake(TAESD(), generator).state_dict())
+    latent = torch.randn(1, 4, 6, 5, generator=generator)
+    with caplog.at_level("INFO"):
+        assert (decoded(nodes, latent, tiny) - tiny.decode(latent)).abs().max() < 1e-6
+    assert "TAESD cannot be computed band by band" in caplog.text
+
+
+def test_where_memory_runs_out_bands_are_thinner_and_in_host_memory(nodes, vae, generator, monkeypatch, caplog):
+    from flowmapsr.flowmapsr_core import exact_vae
+
+    decode, attempts = exact_vae.decode, []
+
+    def fail_once(exact, latent, rows, *, offload, progress):
+        attempts.append((rows, offload))
+        if len(attempts) == 1:
+            raise torch.OutOfMemoryError
+        return decode(exact, latent, rows, offload=offload, progress=progress)
+
+    monkeypatch.setattr(exact_vae, "decode", fail_once)
+    latent = torch.randn(1, 4, 6, 5, generator=generator)
+    assert (decoded(nodes, latent, vae, 24) - vae.decode(latent)).abs().max() < 1e-4
+    assert attempts == [(24, False), (8, True)]
+    assert "out of memory; once more" in caplog.text
+
+
+def test_the_decode_is_cancelled_between_bands(nodes, vae):
+    import comfy.model_management as management
+
+    management.interrupt_current_processing()
+    with pytest.raises(management.InterruptProcessingException):
+        decoded(nodes, torch.randn(1, 4, 16, 16), vae)
+    decoded(nodes, torch.randn(1, 4, 8, 8), vae)  # the next one is not
+
+
+def load(nodes, name, dtype="float32"):
+    return nodes.load_model.LoadModel.execute(name, dtype).args
+
+
+def sampled(nodes, model, image, steps="2", guidance=2.0, tile=0, overlap=0, **more):
+    return nodes.sampler.Sampler.execute(model, image, steps, guidance, tile, overlap, **more).args[0]
+
+
+def test_the_models_are_the_files_that_say_so(nodes, base, latent_model):
+    from flowmapsr.nodes.model_files import model_names
+
+    folder = base / "models" / "diffusion_models"
+    save_file({"weight": torch.zeros(2)}, folder / "other.safetensors")
+    (folder / "broken.safetensors").write_bytes(b"nothing")
+    assert model_names() == ["built-in", "latent.safetensors", "no vae.safetensors"]
+
+
+@pytest.mark.parametrize("steps", ["posterior mean", "1", "2"])
+def test_pixels_are_sampled_as_by_the_core_and_decoded_by_a_vae_node(nodes, photo, steps):
+    from flowmapsr.flowmapsr_core import load_model, upscale
+
+    model, vae = load(nodes, "built-in")
+    latent = sampled(nodes, model, photo[..., :89, :121].movedim(1, -1), steps)
+    assert latent["samples"].shape == (1, 12, 45, 61)
+    look = {"look": "faithful"} if steps == "posterior mean" else {"steps": int(steps), "guidance": 2.0}
+    guidance = {"guidance": 2.0} if steps == "posterior mean" else {}
+    expected = upscale(load_model(), photo[..., :89, :121], 1.0, color="none", **look, **guidance)
+    for image in (decoded(nodes, latent["samples"], vae), vae.decode(latent["samples"])):
+        assert (image[:, :89, :121].movedim(-1, 1) - expected).abs().max() < 1e-5
+    exact = nodes.decode_tiled.DecodeTiled.execute(latent, vae, 0).args[0]
+    assert exact.shape == (1, 89, 121, 3)
+
+
+def test_a_pixel_codec_is_lossless_in_every_vae_method(nodes, generator):
+    _, vae = load(nodes, "built-in")
+    image = torch.rand(2, 40, 24, 3, generator=generator)
+    latent = vae.encode(image)
+    assert latent.shape == (2, vae.latent_channels, 20, 12)
+    assert (vae.decode(latent) - image).abs().max() < 1e-6
+    assert (vae.decode_tiled(latent, tile_x=8, tile_y=8, overlap=2) - image).abs().max() < 1e-5
+    assert (vae.encode_tiled(image, tile_x=16, tile_y=16, overlap=4) - latent).abs().max() < 1e-5
+
+
+def test_latents_are_sampled_as_by_the_core(nodes, base, latent_model, vae, photo):
+    from flowmapsr.flowmapsr_core import upscale
+
+    image, (model, own) = photo.movedim(1, -1), load(nodes, "latent.safetensors")
+    latent = sampled(nodes, model, image)
+    result = nodes.decode_tiled.DecodeTiled.execute(latent, own, 0).args[0]
+    assert latent["samples"].shape == (1, 4, 12, 16)
+    assert result.shape == image.shape
+    expected = upscale(latent_model, photo, 1.0, steps=2, guidance=2.0, color="none").movedim(1, -1)
+    assert expected.std() > 0.02
+    # the core decodes what was added on the right and at the bottom too
+    assert (result - expected)[:, :32, :32].abs().mean() < 0.01
+    twice = sampled(nodes, model, torch.cat([image, 1 - image]))
+    assert (twice["samples"][:1] - latent["samples"]).abs().max() < 1e-4
+
+
+def test_a_connected_vae_does_the_work_of_the_models_own(nodes, latent_model, vae, photo):
+    image, (bare, none) = photo.movedim(1, -1), load(nodes, "no vae.safetensors")
+    own = sampled(nodes, load(nodes, "latent.safetensors")[0], image)
+    assert (sampled(nodes, bare, image, vae=vae)["samples"] - own["samples"]).abs().max() < 1e-4
+    for use in (lambda: sampled(nodes, bare, image), lambda: none.decode(own["samples"])):
+        with pytest.raises(ValueError, match="has no VAE of its own"):
+            use()
+
+
+def test_the_whole_chain_of_a_latent_model(nodes, latent_model, photo):
+    from flowmapsr.flowmapsr_core import upscale
+
+    model, _ = load(nodes, "latent.safetensors")
+    result = nodes.upscale.Upscale.execute(photo.movedim(1, -1), 1.5, "balanced", model).args[0]
+    assert (result.movedim(-1, 1) - upscale(latent_model, photo, 1.5)).abs().max() < 1e-3
+
+
+def test_weights_stored_in_8_bits(nodes, latent_model, photo, monkeypatch):
+    from flowmapsr.nodes import runtime
+
+    monkeypatch.setattr(runtime, "LARGE", 1024)
+    exact, small = load(nodes, "latent.safetensors")[0], load(nodes, "latent.safetensors", "fp8_e4m3fn")[0]
+    assert {weight.dtype for weight in small.model.network.parameters()} >= {torch.float8_e4m3fn}
+    assert small.model_size() < 0.6 * exact.model_size()
+    image = photo.movedim(1, -1)
+    one, other = (sampled(nodes, model, image, "1")["samples"] for model in (exact, small))
+    assert 0 < (one - other).abs().mean() < 0.1 * one.abs().mean()
+
+
+class Clip:
+    """A text encoder whose pooled output is the length of the text."""
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens(self, tokens, return_pooled):
+        return None, torch.full((1, 20), float(len(tokens)))
+
+
+def test_prompts_of_the_users_own(nodes, latent_model, photo):
+    model, _ = load(nodes, "latent.safetensors")
+    image = photo.movedim(1, -1)
+    pooled = torch.cat([torch.zeros(12), torch.full((8,), 4.0)])[None]
+    positive = [[torch.zeros(1, 1, 1), {"pooled_output": pooled}]]
+    usual = sampled(nodes, model, image)["samples"]
+    by_text = sampled(nodes, model, image, prompt="fur!", clip=Clip())["samples"]
+    by_conditioning = sampled(nodes, model, image, positive=positive)["samples"]
+    assert (by_text - by_conditioning).abs().max() < 1e-4
+    assert (by_text - usual).abs().max() > 1e-3
+    assert (sampled(nodes, model, image)["samples"] - usual).abs().max() < 1e-4
+    small = [[None, {"pooled_output": pooled[:, :4]}]]
+    for arguments, message in (
+        ({"prompt": "fur"}, "connect clip"),
+        ({"prompt": "fur", "positive": positive}, "two prompts"),
+        ({"positive": small}, "8 numbers, there is 4 numbers"),
+        ({"positive": [[None, {}]]}, "there is none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sampled(nodes, model, image, **arguments)
+    with pytest.raises(ValueError, match="reads no text"):
+        sampled(nodes, load(nodes, "built-in")[0], image, prompt="fur", clip=Clip())
+
+
+def test_wrong_wiring(nodes, latent_model, vae, photo):
+    import comfy.sd
+    from comfy.taesd.taesd import TAESD
+
+    image, (model, _), (_, pixels) = photo.movedim(1, -1), load(nodes, "no vae.safetensors"), load(nodes, "built-in")
+    with pytest.raises(ValueError, match="latent has 4 channels, this VAE takes 12"):
+        decoded(nodes, torch.zeros(1, 4, 8, 8), pixels)
+    for other in (pixels, comfy.sd.VAE(sd=TAESD(latent_channels=16).state_dict())):
+        with pytest.raises(ValueError, match=r"channels.*this model works on 4 channels, 8 pixels a cell"):
+            sampled(nodes, model, image, vae=other)
+    with pytest.raises(ValueError, match="image is 122x7 pixels; the smallest is 8x8"):
+        sampled(nodes, model, image[:, :7], vae=vae)
+
+
+def test_tiles_of_ones_choice(nodes, latent_model, photo):
+    from torch.nn.functional import interpolate
+
+    model, _ = load(nodes, "latent.safetensors")
+    image = interpolate(photo, scale_factor=3).movedim(1, -1)
+    whole = sampled(nodes, model, image)["samples"]
+    tiled = sampled(nodes, model, image, tile=128, overlap=32)["samples"]
+    assert tiled.shape == whole.shape
+    assert (tiled - whole).abs().max() > 1e-3

@@ -1,0 +1,116 @@
+"""What the pack does to a real ComfyUI besides its nodes: nothing."""
+
+import json
+import re
+import shutil
+import urllib.request
+
+import pytest
+from comfyui_server import COMFYUI, ROOT, Server
+from node_definitions import LOCALES, OBJECT_INFO, WORKFLOWS, definition, is_ours
+from PIL import Image
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
+]
+
+PROMPT = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+    "2": {"class_type": "FlowMapSR_Upscale", "inputs": {"image": ["1", 0], "factor": 2.0, "look": "faithful"}},
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "pack"}},
+    "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+}
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """The pack as the registry hands it out."""
+    left_out = [line.strip("/") for line in (ROOT / ".comfyignore").read_text().splitlines() if line[0] != "#"]
+    assert all((ROOT / name).exists() for name in left_out)
+    folder = tmp_path_factory.mktemp("registry") / "flowmapsr"
+    kept_by_git = shutil.ignore_patterns("__pycache__", ".venv*", ".git", ".*_cache", "*.egg-info", "build", "runs")
+    shutil.copytree(
+        ROOT, folder, ignore=lambda path, names: {*kept_by_git(path, names), *(left_out if path == str(ROOT) else ())}
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(pack, tmp_path_factory):
+    """A server with the pack. It logs warnings, and every module that it imports."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPROFILEIMPORTTIME", "1")
+        running = Server(tmp_path_factory.mktemp("comfyui"), "--verbose", "WARNING", pack=pack, name="FlowMapSR")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A server without the pack."""
+    running = Server(tmp_path_factory.mktemp("bare"), "--verbose", "WARNING", pack=None)
+    yield running
+    running.stop()
+
+
+def files(*folders):
+    found = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    return {path for path in found if "__pycache__" not in path.parts}
+
+
+@pytest.fixture(scope="module")
+def written(server, pack):
+    """The files that a run of the built-in model has written, but for ComfyUI's own settings."""
+    Image.new("RGB", (48, 32), "orange").save(server.base / "input" / "example.png")
+    before = files(server.base, pack)
+    server.succeed(PROMPT)
+    return {path for path in files(server.base, pack) - before if path.parent != server.base / "user"}
+
+
+def imports(server):
+    """The modules that a server has imported, with the microseconds that each took with all it imported itself."""
+    log = (server.base / "log.txt").read_text()
+    found = re.findall(r"^import time: +\d+ \| +(\d+) \| +(.+)$", log, re.MULTILINE)
+    return {module: int(time) for time, module in found}
+
+
+def test_definitions_are_the_committed_ones(server):
+    committed = json.loads(OBJECT_INFO.read_text())
+    ours = {name: definition(node) for name, node in server.nodes.items() if is_ours(name)}
+    assert ours == {name: node for name, node in committed.items() if is_ours(name)}
+
+
+def test_other_nodes_are_as_without_the_pack(server, other):
+    assert {name: node for name, node in server.nodes.items() if not is_ours(name)} == other.nodes
+
+
+def test_help_locales_and_workflows_are_served(server):
+    for name in filter(is_ours, server.nodes):
+        # ComfyUI itself finds no page of a pack whose folder has a space in its name
+        with urllib.request.urlopen(f"http://{server.address}/extensions/FlowMapSR/docs/{name}.md") as page:
+            assert page.read() == (ROOT / "web" / "docs" / f"{name}.md").read_bytes()
+    served = server.get("/i18n")
+    for language in ("en", "zh"):
+        assert served[language]["nodeDefs"] == json.loads((LOCALES / language / "nodeDefs.json").read_text())
+    templates = server.get("/workflow_templates")["FlowMapSR"]
+    assert sorted(templates) == [path.stem for path in WORKFLOWS]
+
+
+def test_import_is_quick_and_diffusers_waits_for_a_model_that_needs_it(server, written):
+    imported = imports(server)
+    (time,) = [time for module, time in imported.items() if module.endswith("/FlowMapSR.nodes")]
+    assert time < 300_000
+    assert [module for module in imported if module.split(".")[0] == "diffusers"] == []
+
+
+def test_a_run_writes_to_output_and_temp_only(server, written):
+    assert {path.parent for path in written} == {server.base / "output", server.base / "temp"}
+
+
+def test_no_warning_in_the_log(server, other, written):
+    def lines(running):
+        log = (running.base / "log.txt").read_text().splitlines()
+        return {line for line in log if not line.startswith("import time:")}
+
+    assert lines(server) - lines(other) == set()
