@@ -1,0 +1,184 @@
+"""The workflows in the page of a real ComfyUI: each opens, keeps its values, runs, and its pictures appear."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from comfyui_server import COMFYUI, ROOT, Server
+from PIL import Image
+from safetensors.torch import save_file
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
+]
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+FRONTEND = os.environ.get("COMFYUI_FRONTEND")  # a front end of another version: the folder with its index.html
+SCREENSHOTS = os.environ.get("FLOWMAPSR_SCREENSHOTS")
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+FILES = ("flowmapsr/flowmapsr-xl.safetensors", "loras/flowmapsr-xl-detail.safetensors", "vae/sdxl_vae.safetensors")
+SIZE = (96, 64)  # of the picture they open
+SIZES = {  # of those they save
+    "flowmapsr_compare_looks": (192, 128),
+    "flowmapsr_degrade_compare": (192, 64),
+    "flowmapsr_full_chain": (192, 128),
+    "flowmapsr_sdxl_lora": (192, 128),
+    "flowmapsr_upscale": (192, 128),
+}
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}  # else the templates cover the canvas
+MISSING = re.compile(r"\bmissing\b", re.IGNORECASE)
+
+READY = "() => window.app?.canvas && window.LiteGraph?.registered_node_types.FlowMapSR_Upscale && true"
+# as if the file were dropped on the page; older pages do not wait for it themselves
+OPEN = """text => new Promise(resolve => {
+    const load = app.loadGraphData
+    app.loadGraphData = async function (...values) {
+        app.loadGraphData = load
+        await load.apply(this, values)
+        resolve()
+    }
+    app.handleFile(new File([text], 'workflow.json', { type: 'application/json' }))
+})"""
+SAVE = "() => JSON.parse(JSON.stringify(app.graph.serialize()))"
+UNKNOWN = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
+SHOWN = """([id, names]) => names.every(name => {
+    const images = [...(app.graph.getNodeById(id).imgs ?? []), ...document.images]
+    return images.some(image => image.src.includes(`filename=${name}`) && image.naturalWidth > 0)
+})"""
+# every widget of every node of ours moved off its default
+MOVED = """() => {
+    app.graph.clear()
+    for (const type of Object.keys(LiteGraph.registered_node_types).filter(type => type.startsWith('FlowMapSR_'))) {
+        const node = LiteGraph.createNode(type)
+        app.graph.add(node)
+        for (const widget of node.widgets ?? [])
+            if (typeof widget.value === 'number')
+                widget.value = widget.value === widget.options.min ? widget.options.max : widget.options.min
+            else if (Array.isArray(widget.options?.values)) widget.value = widget.options.values.at(-1)
+            else if (widget.type !== 'button') widget.value = 'changed'
+    }
+}"""
+
+
+def save_models(folder):
+    """Small files with random weights under the names that workflows open; the VAE is of SDXL's own size."""
+    from flowmapsr.flowmapsr_core import FlowMap, load_model, save_checkpoint
+    from flowmapsr.flowmapsr_core.codecs import VAECodec
+    from flowmapsr.flowmapsr_core.lora import save_lora
+    from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
+
+    base, lora, vae = (folder / name for name in FILES)
+    for file in (base, lora, vae):
+        file.parent.mkdir(parents=True)
+    codec = VAECodec()
+    save_file({name: weight.half() for name, weight in codec.vae.state_dict().items()}, vae)
+    save_checkpoint(FlowMap(UNet(PRESETS["tiny"]), codec.to("meta")), base)
+    model = load_model(base, vae=vae)
+    layers = {name: weight for name, weight in model.network.named_parameters() if name.endswith("to_q.weight")}
+    pairs = {name.removesuffix(".weight"): (weight[:2], weight[:, :2]) for name, weight in layers.items()}
+    save_lora(lora, pairs, 2, 2.0, model.info["hash_sha256"])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("comfyui")
+    settings, picture = base / "user" / "default" / "comfy.settings.json", base / "input" / "example.png"
+    for file in (settings, picture):
+        file.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(SETTINGS))
+    Image.open(ROOT / "tests" / "data" / "jetty.png").resize(SIZE).save(picture)
+    save_models(base / "models")
+    running = Server(base, *(["--front-end-root", FRONTEND] if FRONTEND else []))
+    yield running
+    running.stop()
+    shutil.rmtree(base / "models")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        try:
+            running = driver.chromium.launch(executable_path=shutil.which("chromium"))
+        except playwright.Error as error:
+            pytest.skip(f"Chromium does not start: {error}")
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def complaints():
+    """What the page says about our nodes on its console, and requests of ours that failed."""
+    return []
+
+
+@pytest.fixture
+def page(browser, server, complaints):
+    opened = browser.new_page(viewport={"width": 1600, "height": 900})
+
+    def note(text):
+        if "flowmapsr" in text.lower() or "some-other" in text:
+            complaints.append(text)
+
+    opened.on("console", lambda message: note(message.text) if message.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: note(f"{error.message} {error.stack}"))
+    opened.on("response", lambda answer: note(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
+    opened.goto(f"http://{server.address}/", wait_until="domcontentloaded")
+    opened.wait_for_function(READY)
+    yield opened
+    opened.close()
+
+
+def values(workflow):
+    return {node["id"]: (node["type"], node.get("widgets_values", [])) for node in workflow["nodes"]}
+
+
+def reload(page):
+    """The graph after it was saved and opened again, as it would be saved then."""
+    page.evaluate(OPEN, json.dumps(page.evaluate(SAVE)))
+    return page.evaluate(SAVE)
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_a_workflow_opens_runs_and_shows_its_pictures(server, page, complaints, file, tmp_path):
+    workflow = json.loads(file.read_text())
+    page.evaluate(OPEN, file.read_text())
+    assert page.evaluate(UNKNOWN) == []
+    wanted = values(workflow)
+    for saved in (page.evaluate(SAVE), reload(page)):
+        # a later ComfyUI may have given a node of its own more widgets
+        found = {node: (kind, known[: len(wanted[node][1])]) for node, (kind, known) in values(saved).items()}
+        assert found == wanted
+        assert sorted(saved["links"]) == sorted(workflow["links"])
+
+    with page.expect_response(lambda answer: answer.url.endswith("/prompt")) as sent:
+        page.keyboard.press("Control+Enter")
+    assert sent.value.ok, sent.value.text()
+    entry = server.wait(sent.value.json()["prompt_id"])
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    pictures = {node: output["images"] for node, output in entry["outputs"].items() if "images" in output}
+    assert pictures
+    for node, images in pictures.items():
+        assert {Image.open(server.base / "output" / image["filename"]).size for image in images} == {SIZES[file.stem]}
+        page.wait_for_function(SHOWN, arg=[node, [image["filename"] for image in images]])
+    page.screenshot(path=Path(SCREENSHOTS or tmp_path) / f"{file.stem}.png")
+    assert page.get_by_text(MISSING).all_inner_texts() == []
+    assert complaints == []
+
+
+def test_every_changed_value_survives_save_and_reload(page, complaints):
+    page.evaluate(MOVED)
+    changed = values(page.evaluate(SAVE))
+    assert len(changed) == 9
+    assert values(reload(page)) == changed
+    assert complaints == []
+
+
+def test_a_node_that_is_not_there_is_noticed(page):
+    text = (ROOT / "workflows" / "flowmapsr_upscale.json").read_text()
+    page.evaluate(OPEN, text.replace("FlowMapSR_Upscale", "FlowMapSR_Other"))
+    assert "FlowMapSR_Other" in page.evaluate(UNKNOWN)
+    playwright.expect(page.get_by_text(MISSING).first).to_be_visible()
