@@ -50,7 +50,9 @@ class LossWatch:
     @staticmethod
     def stopped(what: str, folder: Path) -> Exploded:
         """The error for what has blown up."""
-        return Exploded(f"{what}; the last good checkpoint is in {folder}; lower the learning rate")
+        there = any(folder.glob("*.safetensors"))
+        kept = f"the last good checkpoint is in {folder}" if there else "there was no checkpoint yet"
+        return Exploded(f"{what}; {kept}; lower the learning rate")
 
     def state_dict(self) -> dict:
         return {"means": dict(self.means), "bad": self.bad}
