@@ -8,7 +8,9 @@ import torch
 def free_memory(device: torch.device) -> int:
     """Bytes that can be allocated on a device now."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # torch keeps what was freed for what comes next; to the driver it is taken
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     try:

@@ -49,6 +49,7 @@ OBJECTIVES = (
     Variant("LSD", "base", "self-distillation", objective="lagrangian"),
     Variant("LSD, biased", "base", "self-distillation", objective="lagrangian-biased"),
     Variant("ESD", "base", "self-distillation", objective="eulerian"),
+    Variant("ESD, lr 1e-4", "base", "self-distillation", ("optimizer.lr=1e-4",), "eulerian"),
 )
 GUIDED = tuple(
     Variant(f"random w up to {w:g}", "SSD", "guided", (f"guidance.scale=[1, {w:g}]",)) for w in LARGEST_GUIDANCE
@@ -56,7 +57,7 @@ GUIDED = tuple(
 SHOWN = (*OBJECTIVES, GUIDED[0], GUIDED[3])
 FIXED = Variant("fixed w = 3.5", "SSD", "guided", ("guidance.mode=fixed",))
 SEEN = Variant("random w, an input", "SSD", "guided", ("guidance.mode=input",))
-ADVERSARIAL = Variant("adversarial", "random w up to 3.5", "adversarial")
+ADVERSARIAL = Variant("adversarial", "random w up to 3.5", "adversarial", ("adversarial.lr=3e-5",))
 
 
 class Bench:
@@ -135,7 +136,7 @@ def by_lora_scale(bench: Bench) -> None:
 def picture(bench: Bench, image: Path, path: Path) -> None:
     """A grid: parts of an image, bicubic and by variant with 2 steps, adversarial last, then HR."""
     hr = parts_of(read_picture(image).color)
-    lr = degrade(hr, FACTOR, preset("flowmapsr"), torch.Generator().manual_seed(1))
+    lr = degrade(hr, FACTOR, preset("bicubic"), torch.Generator().manual_seed(1))
     columns = [resize(lr, (PART, PART)).clamp(0, 1)]
     results = [bench.output / variant.name / "model.safetensors" for variant in SHOWN]
     models = [load_model(result) for result in results if result.exists()]  # one that blew up has none

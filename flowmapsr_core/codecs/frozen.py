@@ -1,5 +1,6 @@
 """What codecs with weights have in common."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from .bands import Bands
 
 
-class FrozenVAE(nn.Module):
+class FrozenVAE(nn.Module, ABC):
     """A VAE of diffusers whose weights are used and never trained, and the scale of its latents.
 
     A subclass gives ``config`` (with ``scaling_factor``, ``shift_factor`` and ``latent_channels``), ``factor`` and the
@@ -59,8 +60,8 @@ class FrozenVAE(nn.Module):
         unscaled = latent / self.config.scaling_factor + self.config.shift_factor
         return self._decode(unscaled.to(self.dtype), bands).to(latent.dtype) * 0.5 + 0.5
 
-    def _encode(self, image: Tensor, bands: Bands | None) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _encode(self, image: Tensor, bands: Bands | None) -> Tensor: ...
 
-    def _decode(self, latent: Tensor, bands: Bands | None) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _decode(self, latent: Tensor, bands: Bands | None) -> Tensor: ...
