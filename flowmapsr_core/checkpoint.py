@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .codecs import Codec, FrozenVAE, VAECodec
 from .codecs.load import load_vae
+from .codecs.probe import differ
 from .diffusers_folder import load_folder
 from .errors import UserError
 from .model import FlowMap
@@ -188,4 +189,6 @@ def _with_own_vae(path: Path, codec: Codec, has_weights: bool, vae: Path | VAECo
     for name, (needed, found) in facts.items():
         if found != needed:
             raise UserError(f"{vae} does not fit {path}: {name} is {found}, not {needed}; give the model's own VAE")
+    if isinstance(codec, VAECodec) and isinstance(other, VAECodec) and differ(codec.config.probe, other.config.probe):
+        raise UserError(f"{vae} makes other latents than {path} was trained on; give the model's own VAE")
     return other

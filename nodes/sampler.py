@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..flowmapsr_core import UserError
 from ..flowmapsr_core.codecs import VAECodec
+from ..flowmapsr_core.codecs.probe import differ, probe
 from ..flowmapsr_core.looks import Look
 from ..flowmapsr_core.upscale import MAX_GUIDANCE, upscale_latent
 from .comfy_codec import ComfyCodec
@@ -121,4 +122,9 @@ def find_codec(codec, vae) -> ComfyCodec | None:
     """The connected VAE in the place of the model's codec; None without one, or where the model needs none."""
     if vae is None or not isinstance(codec, ComfyCodec):
         return None
-    return ComfyCodec(codec.config, vae)
+    connected = ComfyCodec(codec.config, vae)
+    if codec.config.probe and differ(codec.config.probe, probe(connected)):
+        raise UserError(
+            "the VAE makes other latents than this model was trained on; connect SDXL's, or the model's own"
+        )
+    return connected

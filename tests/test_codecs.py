@@ -284,10 +284,31 @@ def test_a_checkpoint_may_leave_its_vae_to_the_user(tmp_path):
     assert same(model.codec, own)
     save_checkpoint(model, bare)
     assert same(load_model(bare).codec, own)
-    other = make_codec(SMALL)
-    next(other.parameters()).add_(1)
-    save_file(other.vae.state_dict(), file)
-    assert same(load_model(bare, vae=file).codec, other)
+    with_another_decoder = make_codec(SMALL)
+    with_another_decoder.vae.decoder.conv_in.weight.add_(1)
+    save_file(with_another_decoder.vae.state_dict(), file)
+    assert same(load_model(bare, vae=file).codec, with_another_decoder)
+
+
+def test_a_vae_of_the_same_shape_and_other_latents_is_told_by_a_test_picture(tmp_path):
+    own, path = tmp_path / "own.safetensors", tmp_path / "model.safetensors"
+    codec = make_codec(SMALL)
+    save_file(codec.vae.state_dict(), own)
+    save_checkpoint(make_model(load_vae(own)), path)
+    assert len(load_model(path).codec.config.probe) == 4 * 16 * 16
+    save_file({name: tensor.bfloat16() for name, tensor in codec.vae.state_dict().items()}, own)
+    load_model(path, vae=own)  # rounding is no other VAE
+    torch.manual_seed(5)
+    other = VAECodec(SMALL)
+    save_file(other.vae.state_dict(), own)
+    with pytest.raises(UserError, match=r"makes other latents than .* was trained on; give the model's own VAE"):
+        load_model(path, vae=own)
+    other.vae.load_state_dict(codec.vae.state_dict())
+    other.vae.quant_conv.weight[:4].mul_(0.18215 / 0.13025)  # a scale that no file states
+    other.vae.quant_conv.bias[:4].mul_(0.18215 / 0.13025)
+    save_file(other.vae.state_dict(), own)
+    with pytest.raises(UserError, match="makes other latents"):
+        load_model(path, vae=own)
 
 
 def test_a_vae_that_does_not_fit_is_refused_before_the_network_is_read(small_model, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Latents in ComfyUI: its own VAEs decoded exactly, models of VAE latents sampled, a pixel codec in a VAE's place."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from comfyui_process import import_nodes
@@ -48,11 +50,13 @@ def latent_model(base):
     """A model of VAE latents, and two files: with its VAE, and without."""
     from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
+    from flowmapsr.flowmapsr_core.codecs.probe import probe
     from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 
     generator = torch.Generator().manual_seed(0)
     model = FlowMap(UNet(PRESETS["tiny"]), VAECodec(VAECodecConfig(block_out_channels=WIDTHS)))
     shake(model, generator).requires_grad_(False).eval()
+    model.codec.config = replace(model.codec.config, probe=probe(model.codec))
     save_checkpoint(model, base / "models" / "flowmapsr" / "latent.safetensors")
     bare = FlowMap(model.network, VAECodec(model.codec.config).to("meta"))
     bare.prompts = model.prompts
@@ -280,6 +284,20 @@ def test_wrong_wiring(nodes, latent_model, vae, photo):
             sampled(nodes, model, image, vae=other)
     with pytest.raises(ValueError, match="image is 122x7 pixels; the smallest is 8x8"):
         sampled(nodes, model, image[:, :7], vae=vae)
+
+
+def test_a_vae_of_other_latents(nodes, latent_model, base, photo, generator):
+    """Of the same shape, as SD 1.5's is of SDXL's."""
+    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+    from flowmapsr.flowmapsr_core.codecs import VAECodec
+
+    other = shake(VAECodec(latent_model.codec.config), generator)
+    path = base / "models" / "flowmapsr" / "other.safetensors"
+    save_checkpoint(FlowMap(latent_model.network, other), path)
+    model, vae = load(nodes, "no vae.safetensors")[0], load(nodes, "other.safetensors")[1]
+    path.unlink()
+    with pytest.raises(ValueError, match="makes other latents than this model was trained on"):
+        sampled(nodes, model, photo.movedim(1, -1), vae=vae)
 
 
 def test_tiles_of_ones_choice(nodes, latent_model, photo):

@@ -70,7 +70,8 @@ def test_a_folder_stands_for_its_one_checkpoint(small_model, tmp_path):
 def test_a_folder_in_the_layout_of_diffusers(latent_model, tmp_path):
     loaded = load_model(save_folder(latent_model, tmp_path))
     assert same_weights(loaded, latent_model)
-    assert loaded.config() == latent_model.config()
+    assert loaded.network.config == latent_model.network.config
+    assert loaded.codec.config == latent_model.codec.config
     assert load_model(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 

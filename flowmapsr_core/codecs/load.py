@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..safetensors_file import misfit, read_metadata
+from .probe import probe
 from .tiny_vae import TinyVAECodec, TinyVAECodecConfig
 from .vae import VAECodec, VAECodecConfig
 
@@ -112,7 +113,9 @@ def _vae(tensors: dict[str, Tensor], settings: dict[str, Any] | None) -> VAECode
         raise ValueError(f"its latents have {config.latent_channels} channels, and their scale is in its folder only")
     with torch.device("meta"):
         codec = VAECodec(config)
-    return _filled(codec, tensors)
+    _filled(codec, tensors)
+    codec.config = replace(config, probe=probe(codec))
+    return codec
 
 
 def _from_original(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """The VAE of Stable Diffusion XL and others of its class."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -24,6 +24,7 @@ class VAECodecConfig:
         layers_per_block: residual blocks per level of the encoder; the decoder has one more.
         norm_num_groups: groups of every GroupNorm.
         use_quant_conv: whether 1x1 convolutions follow the encoder and precede the decoder.
+        probe: the scaled latent of a test picture, which tells VAEs of one shape apart; empty if not known.
     """
 
     scaling_factor: float = 0.13025
@@ -33,9 +34,11 @@ class VAECodecConfig:
     layers_per_block: int = 2
     norm_num_groups: int = 32
     use_quant_conv: bool = True
+    probe: tuple[float, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
+        for name in ("block_out_channels", "probe"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.scaling_factor > 0:
             raise ValueError(f"codec.scaling_factor is {self.scaling_factor}; it must be above 0")
 
