@@ -12,6 +12,7 @@ from flowmapsr.flowmapsr_core.memory import free_memory
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.flowmapsr_core.plan import SMALLEST_TILE, describe, make_plan, sampling_flops
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -47,6 +48,13 @@ def xl():
 
 def test_there_is_free_memory():
     assert free_memory(CPU) > 2**20
+
+
+def test_what_torch_keeps_of_a_gpu_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * GIB, 24 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5 * GIB)
+    assert free_memory(CUDA) == 18 * GIB
 
 
 def test_tiles_follow_the_memory(small_model, memory):
@@ -111,7 +119,8 @@ def test_a_smaller_plan_shrinks_until_nothing_is_left(xl, memory):
 def test_evaluations_and_operations_are_as_predicted(small_unet, photo, tile):
     plan = make_plan(small_unet, (180, 244), CPU, tile)
     calls = []
-    with FlopCounterMode(display=False) as counter:
+    # not every torch counts fused attention on a CPU
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         upscale(small_unet, photo, 2, 2, tile=tile, color="none", progress=lambda *seen: calls.append(seen[0]))
     assert calls[-1] == plan.evaluations(small_unet, 2) == (2 if tile == 0 else 2 * 3 * 3)
     # but for the conditioning, computed once a step
