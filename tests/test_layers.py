@@ -26,7 +26,7 @@ def test_imports_follow_the_arrows(folder):
                 assert not name.startswith(("comfy", "folder_paths")), f"{path} imports {name}"
             if folder != "trainer":
                 assert "trainer" not in name, f"{path} imports {name}"
-            if folder == "flowmapsr_core":
+            if folder == "flowmapsr_core" and path.name != "share.py":  # which runs under "accelerate launch" only
                 assert "accelerate" not in name, f"{path} imports {name}"
             assert not name.startswith("flowmapsr"), f"{path}: imports inside the package are relative"
 

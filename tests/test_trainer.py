@@ -305,7 +305,7 @@ def test_what_blows_up_leaves_the_last_checkpoint(recipe_file, data, tmp_path, m
     assert (tmp_path / "run" / "model.safetensors").exists()
     monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda *_: torch.tensor(math.nan))
     other = f"output.folder={tmp_path / 'other'}"
-    assert "the gradient is nan at step 1; the last" in failure(monkeypatch, capsys, recipe_file, *settings, other)
+    assert "the gradient is nan at step 1; there was no" in failure(monkeypatch, capsys, recipe_file, *settings, other)
 
 
 def test_a_tracker_that_is_missing_or_does_not_start_is_said(recipe_file, data, tmp_path, monkeypatch, capsys):
