@@ -20,7 +20,7 @@ from .lora import merge_loras, pair_scales
 from .model import FlowMap
 from .resize import resize_alpha
 from .share import Share
-from .upscale_files import plan_jobs, run_jobs, skip_done
+from .upscale_files import plan_jobs, run_jobs
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,14 +48,13 @@ def _upscale(options: argparse.Namespace) -> int:
     logging.getLogger("flowmapsr").setLevel(logging.INFO if options.verbose else logging.WARNING)
     share = Share()
     jobs = plan_jobs(options.input, options.output)
-    todo = jobs if len(jobs) == 1 or options.overwrite else skip_done(jobs)
-    failures = run_jobs(todo, options, share)
+    failures, skipped = run_jobs(jobs, options, share)
     if share.is_main:
         for failure in failures:
             print(f"flowmapsr: error: {failure}", file=sys.stderr)
         if len(jobs) > 1 and not options.quiet:
-            there = f", {len(jobs) - len(todo)} were there already" if len(todo) < len(jobs) else ""
-            print(f"{len(todo) - len(failures)} of {len(jobs)} images upscaled{there}", file=sys.stderr)
+            there = f", {skipped} were there already" if skipped else ""
+            print(f"{len(jobs) - len(failures) - skipped} of {len(jobs)} images upscaled{there}", file=sys.stderr)
     return 2 if failures and share.is_main else 0  # a process that fails takes the others with it, unheard
 
 

@@ -65,25 +65,23 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def skip_done(jobs: list[Job]) -> list[Job]:
-    """The jobs whose output is not there yet. Outputs are renamed into place, so one that is there is whole."""
-    return [job for job in jobs if not job.target.exists()]
-
-
-def run_jobs(jobs: list[Job], options: Namespace, share: Share) -> list[UserError]:
+def run_jobs(jobs: list[Job], options: Namespace, share: Share) -> tuple[list[UserError], int]:
     """Upscale this process's share of the jobs with the command's options.
 
-    Returns what went wrong with single images, in any process. Raises :class:`UserError` for anything wrong with the
-    options or the model.
+    Of several, those whose output is there are skipped: outputs are renamed into place, so one that is there is whole.
+
+    Returns what went wrong with single images, and how many were skipped, in all processes. Raises :class:`UserError`
+    for anything wrong with the options or the model.
     """
     settings = override(find_look(options.look), options.steps, options.guidance)
     loras = pair_scales(options.lora, options.lora_scale, settings.lora_scale)
     check_color(options.color, options.color_strength)
     if not options.long_edge and not options.size:
         check_scale(options.scale)
-    mine = share.of(jobs)
-    failures = _run(mine, options, loras, share) if mine else []
-    return share.gather(failures)
+    mine = share.of(jobs)  # first, as all must see the same list
+    todo = mine if len(jobs) == 1 or options.overwrite else [job for job in mine if not job.target.exists()]
+    failures = _run(todo, options, loras, share) if todo else []
+    return share.gather(failures), sum(share.gather([len(mine) - len(todo)]))
 
 
 def _run(jobs: list[Job], options: Namespace, loras: Sequence[tuple[Path, float]], share: Share) -> list[UserError]:
