@@ -118,7 +118,7 @@ def test_a_vae_of_another_kind_is_decoded_by_comfyui(nodes, generator, caplog):
 
     tiny = comfy.sd.VAE(sd=shake(TAESD(), generator).state_dict())
     latent = torch.randn(1, 4, 6, 5, generator=generator)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "flowmapsr"):
         assert (decoded(nodes, latent, tiny) - tiny.decode(latent)).abs().max() < 1e-6
     assert "TAESD cannot be computed band by band" in caplog.text
 

@@ -54,10 +54,21 @@ def _suit_sharding(accelerator: Accelerator, recipe: Recipe, parts: int) -> None
             "loss.learned_weight to false, and train a LoRA without them"
         )
     plugin = accelerator.state.deepspeed_plugin
-    if plugin:
-        # DeepSpeed learns it from a data loader otherwise, and crops have no loader of accelerate's
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.data.budgets[0].batch // parts
-        plugin.deepspeed_config["gradient_clipping"] = recipe.optimizer.clip
+    if not plugin:
+        return
+    if recipe.precision == "fp16":
+        raise UserError('DeepSpeed clips a gradient that fp16 has scaled up; set precision to "bf16" or "no"')
+    if plugin.zero_stage == 3 and any(stage.objective != "shortcut" for stage in recipe.stages):
+        raise UserError('ZeRO-3 takes no forward derivatives; set every objective to "shortcut", or use ZeRO-2')
+    config = plugin.deepspeed_config
+    # DeepSpeed learns it from a data loader otherwise, and crops have no loader of accelerate's
+    config["train_micro_batch_size_per_gpu"] = recipe.data.budgets[0].batch // parts
+    config["gradient_accumulation_steps"] = recipe.optimizer.accumulate
+    config["gradient_clipping"] = recipe.optimizer.clip
+    # its own bf16 would round the weights, which inputs of float32 do not fit and the next stage starts from
+    config |= {"bf16": {"enabled": False}, "fp16": {"enabled": False}}
+    config["torch_autocast"] = {"enabled": recipe.precision == "bf16", "dtype": "bfloat16"}
+    config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True  # of any precision, to export them
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
