@@ -10,10 +10,15 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 COMFYUI = os.environ.get("COMFYUI_PATH")
+NEEDS_COMFYUI = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
+]
 
 
 class Server:

@@ -10,16 +10,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from comfyui_server import COMFYUI, ROOT, Server
+from comfyui_server import COMFYUI, NEEDS_COMFYUI, ROOT, Server
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 WORKFLOW = ROOT / "workflows" / "flowmapsr_upscale.json"
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
-]
+pytestmark = NEEDS_COMFYUI
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,11 @@ import urllib.error
 import numpy as np
 import pytest
 import torch
-from comfyui_server import COMFYUI, ROOT, Server
+from comfyui_server import NEEDS_COMFYUI, ROOT, Server
 from PIL import Image
 from safetensors.torch import save_file
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
-]
+pytestmark = NEEDS_COMFYUI
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from comfyui_process import import_nodes
-from comfyui_server import COMFYUI
+from comfyui_server import NEEDS_COMFYUI
 from safetensors.torch import save_file
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
-]
+pytestmark = NEEDS_COMFYUI
 WIDTHS = (32, 64, 128, 128)
 
 

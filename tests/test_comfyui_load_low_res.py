@@ -6,13 +6,10 @@ import urllib.error
 import numpy as np
 import pytest
 import torch
-from comfyui_server import COMFYUI, ROOT, Server
+from comfyui_server import NEEDS_COMFYUI, ROOT, Server
 from PIL import Image
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
-]
+pytestmark = NEEDS_COMFYUI
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,11 @@ import weakref
 import pytest
 import torch
 from comfyui_process import import_nodes
-from comfyui_server import COMFYUI, ROOT, Server
+from comfyui_server import NEEDS_COMFYUI, ROOT, Server
 from PIL import Image
 from safetensors.torch import save_file
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
-]
+pytestmark = NEEDS_COMFYUI
 MIB = 2**20
 LARGE = 300 * MIB  # of weights in float32: the model of ours and the other one are larger
 NOISE = 8 * MIB  # the built-in model is 11 MiB in float32; measured without a leak: 0.2

@@ -6,14 +6,11 @@ import shutil
 import urllib.request
 
 import pytest
-from comfyui_server import COMFYUI, ROOT, Server
+from comfyui_server import NEEDS_COMFYUI, ROOT, Server
 from node_definitions import LOCALES, OBJECT_INFO, WORKFLOWS, definition, is_ours
 from PIL import Image
 
-pytestmark = [
-    pytest.mark.comfyui,
-    pytest.mark.skipif(not COMFYUI, reason="COMFYUI_PATH is not set to a ComfyUI folder"),
-]
+pytestmark = NEEDS_COMFYUI
 
 PROMPT = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
