@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from flowmapsr.flowmapsr_core.color import METHODS, lr_residual
-from flowmapsr.flowmapsr_core.degradation import degrade, preset
-from flowmapsr.flowmapsr_core.image_io import READABLE, read_picture
-from flowmapsr.flowmapsr_core.metrics import color_difference, high_frequency_energy
-from flowmapsr.flowmapsr_core.resize import resize
+from flowmapsr.flowmapsr_core.images.color import METHODS, lr_residual
+from flowmapsr.flowmapsr_core.images.degradation import degrade, preset
+from flowmapsr.flowmapsr_core.images.metrics import color_difference, high_frequency_energy
+from flowmapsr.flowmapsr_core.images.picture_files import READABLE, read_picture
+from flowmapsr.flowmapsr_core.images.resize import resize
 from torch import Tensor
 
 SIDE, FACTOR = 512, 4

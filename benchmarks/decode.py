@@ -62,7 +62,7 @@ def diffusers_tiles_encode(vae, image: Tensor) -> Tensor:
 
 
 def gaussian_tiles(vae, latent: Tensor) -> Tensor:
-    from flowmapsr.flowmapsr_core.tiling import tile_starts
+    from flowmapsr.flowmapsr_core.upscaling.tiling import tile_starts
 
     height, width = latent.shape[2:]
     total, weights = torch.zeros(1, 3, 8 * height, 8 * width), torch.zeros(1, 1, 8 * height, 8 * width)
@@ -78,13 +78,13 @@ def gaussian_tiles(vae, latent: Tensor) -> Tensor:
 
 
 def exact_bands(vae, latent: Tensor, rows: int) -> Tensor:
-    from flowmapsr.flowmapsr_core.exact_vae import decode
+    from flowmapsr.flowmapsr_core.codecs.exact_vae import decode
 
     return decode(vae, latent, rows)
 
 
 def exact_bands_encode(vae, image: Tensor, rows: int) -> Tensor:
-    from flowmapsr.flowmapsr_core.exact_vae import encode
+    from flowmapsr.flowmapsr_core.codecs.exact_vae import encode
 
     return encode(vae, image, rows)
 

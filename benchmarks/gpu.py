@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
-from flowmapsr.flowmapsr_core.flow import sample
+from flowmapsr.flowmapsr_core.method.flow import sample
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from torch import Tensor, nn

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import torch
 from flowmapsr.flowmapsr_core import load_model
-from flowmapsr.flowmapsr_core.flow import sample
-from flowmapsr.flowmapsr_core.image_io import READABLE, read_picture
-from flowmapsr.flowmapsr_core.metrics import high_frequency_energy, luma
+from flowmapsr.flowmapsr_core.images.metrics import high_frequency_energy, luma
+from flowmapsr.flowmapsr_core.images.picture_files import READABLE, read_picture
+from flowmapsr.flowmapsr_core.images.resize import resize
+from flowmapsr.flowmapsr_core.method.flow import sample
 from flowmapsr.flowmapsr_core.model import FlowMap
-from flowmapsr.flowmapsr_core.resize import resize
-from flowmapsr.flowmapsr_core.tiling import tile_starts, tiling_for
+from flowmapsr.flowmapsr_core.upscaling.tiling import tile_starts, tiling_for
 from torch import Tensor
 
 SIDE, FACTOR, STEPS = 1024, 4, 2

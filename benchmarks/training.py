@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from flowmapsr.trainer import batch, learner
-from flowmapsr.trainer.loop import StageRun
-from flowmapsr.trainer.recipe_file import read_recipe
+from flowmapsr.trainer.recipe.read import read_recipe
+from flowmapsr.trainer.run import batch, learner
+from flowmapsr.trainer.run.loop import StageRun
 
 WARM_UP = 5  # steps that are not counted
 

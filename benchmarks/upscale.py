@@ -14,14 +14,14 @@ import torch
 
 
 def bicubic(height: int, width: int) -> None:
-    from flowmapsr.flowmapsr_core.resize import resize
+    from flowmapsr.flowmapsr_core.images.resize import resize
 
     resize(torch.rand(1, 3, height, width), (4 * height, 4 * width))
 
 
 def flowmapsr(height: int, width: int, dtype: str) -> None:
     from flowmapsr.flowmapsr_core import load_model, upscale
-    from flowmapsr.flowmapsr_core.device import find_dtype
+    from flowmapsr.flowmapsr_core.upscaling.device import find_dtype
 
     model = load_model(dtype=find_dtype(dtype, torch.device("cpu")))
     upscale(model, torch.rand(1, 3, height, width), 4.0, 2)

@@ -9,10 +9,10 @@ import time
 
 import torch
 from flowmapsr.flowmapsr_core.codecs import VAECodec
-from flowmapsr.flowmapsr_core.flow import sample
+from flowmapsr.flowmapsr_core.images.resize import resize
+from flowmapsr.flowmapsr_core.method.flow import sample
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet, flops
-from flowmapsr.flowmapsr_core.resize import resize
 from torch.utils.flop_counter import FlopCounterMode
 
 SIDE, FACTOR, STEPS = 128, 4, 2

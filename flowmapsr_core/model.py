@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .codecs import CODECS, Codec, FrozenVAE
-from .flow import Velocity
+from .method.flow import Velocity
 from .networks import NETWORKS, Network
 
 POSITIVE_PROMPT = "a high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting"

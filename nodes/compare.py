@@ -4,10 +4,10 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..flowmapsr_core.metrics import color_difference, high_frequency_energy, psnr_y
-from ..flowmapsr_core.resize import resize
-from .images import join_alpha, pairs, split_alpha
-from .schema import make_schema
+from ..flowmapsr_core.images.metrics import color_difference, high_frequency_energy, psnr_y
+from ..flowmapsr_core.images.resize import resize
+from .comfyui.images import join_alpha, pairs, split_alpha
+from .comfyui.schema import make_schema
 
 FLAT = 1e-10  # far less than rounding to 8 bits adds, 1e-6: two images without any detail have a ratio of 1
 

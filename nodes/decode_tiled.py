@@ -6,11 +6,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core import UserError
-from .comfy_vae import decode, is_plain
-from .images import join_alpha
-from .pixel_vae import PixelVAE
-from .runtime import PIXEL_SIZE, percent
-from .schema import make_schema
+from .comfyui.images import join_alpha
+from .comfyui.pixel_vae import PixelVAE
+from .comfyui.runtime import PIXEL_SIZE, percent
+from .comfyui.schema import make_schema
+from .comfyui.vae_bands import decode, is_plain
 
 log = logging.getLogger("flowmapsr")
 

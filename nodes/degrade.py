@@ -4,9 +4,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..flowmapsr_core import degradation
-from .images import join_alpha, singles, split_alpha
-from .schema import make_schema
+from ..flowmapsr_core.images import degradation
+from .comfyui.images import join_alpha, singles, split_alpha
+from .comfyui.schema import make_schema
 
 
 class Degrade(io.ComfyNode):

@@ -5,8 +5,8 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from .runtime import ModelType, with_lora
-from .schema import make_schema
+from .comfyui.runtime import ModelType, with_lora
+from .comfyui.schema import make_schema
 
 
 class LoadLoRA(io.ComfyNode):

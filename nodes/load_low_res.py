@@ -10,11 +10,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core import UserError
-from ..flowmapsr_core.image_io import read_picture
-from ..flowmapsr_core.resize import resize, resize_alpha
-from ..flowmapsr_core.upscale import MAX_SCALE, output_size
-from .images import join_alpha, singles, split_alpha
-from .schema import make_schema
+from ..flowmapsr_core.images.picture_files import read_picture
+from ..flowmapsr_core.images.resize import resize, resize_alpha
+from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
+from .comfyui.images import join_alpha, singles, split_alpha
+from .comfyui.schema import make_schema
 
 MEGAPIXEL = 1024 * 1024  # as ComfyUI counts them
 LONGEST_EDGE = 65536

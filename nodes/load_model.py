@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..flowmapsr_core.device import DTYPES
-from .model_files import model_names
-from .runtime import FP8, ModelType, load_patcher
-from .schema import advanced, make_schema
+from ..flowmapsr_core.upscaling.device import DTYPES
+from .comfyui.model_files import model_names
+from .comfyui.runtime import FP8, ModelType, load_patcher
+from .comfyui.schema import advanced, make_schema
 
 
 class LoadModel(io.ComfyNode):

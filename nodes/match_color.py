@@ -4,9 +4,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..flowmapsr_core.color import METHODS, match_color
-from .images import join_alpha, pairs, split_alpha
-from .schema import make_schema
+from ..flowmapsr_core.images.color import METHODS, match_color
+from .comfyui.images import join_alpha, pairs, split_alpha
+from .comfyui.schema import make_schema
 
 
 class MatchColor(io.ComfyNode):

@@ -6,14 +6,14 @@ from torch import Tensor
 from ..flowmapsr_core import UserError
 from ..flowmapsr_core.codecs import VAECodec
 from ..flowmapsr_core.codecs.probe import differ, probe
-from ..flowmapsr_core.looks import Look
-from ..flowmapsr_core.upscale import MAX_GUIDANCE, upscale_latent
-from .comfy_codec import ComfyCodec
-from .images import split_alpha
-from .managed import ManagedModel
-from .prompt import find_prompt
-from .runtime import PIXEL_SIZE, ModelType, progress
-from .schema import advanced, make_schema
+from ..flowmapsr_core.method.looks import Look
+from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, upscale_latent
+from .comfyui.codec import ComfyCodec
+from .comfyui.images import split_alpha
+from .comfyui.managed import ManagedModel
+from .comfyui.prompt import find_prompt
+from .comfyui.runtime import PIXEL_SIZE, ModelType, progress
+from .comfyui.schema import advanced, make_schema
 
 SMALLEST = 8  # pixels a side
 POSTERIOR_MEAN = "posterior mean"

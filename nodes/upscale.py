@@ -4,12 +4,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core import upscale
-from ..flowmapsr_core.looks import LOOKS
-from ..flowmapsr_core.upscale import MAX_SCALE, output_size
-from .images import join_alpha, split_alpha
-from .managed import ManagedModel
-from .runtime import ModelType, load_patcher, progress
-from .schema import make_schema
+from ..flowmapsr_core.method.looks import LOOKS
+from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
+from .comfyui.images import join_alpha, split_alpha
+from .comfyui.managed import ManagedModel
+from .comfyui.runtime import ModelType, load_patcher, progress
+from .comfyui.schema import make_schema
 
 
 class Upscale(io.ComfyNode):

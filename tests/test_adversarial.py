@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from flowmapsr.trainer.adversarial import (
+from flowmapsr.trainer.losses.adversarial import (
     PatchDiscriminator,
     ScoreGap,
     discriminator_loss,

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.trainer.batch import draw, generator_of, make_batch, make_target
-from flowmapsr.trainer.recipe import Stage
-from flowmapsr.trainer.recipe_file import read_recipe
-from flowmapsr.trainer.watch import EXPLODED, PATIENCE, LossWatch
+from flowmapsr.trainer.recipe.read import read_recipe
+from flowmapsr.trainer.recipe.recipe import Stage
+from flowmapsr.trainer.run.batch import draw, generator_of, make_batch, make_target
+from flowmapsr.trainer.run.watch import EXPLODED, PATIENCE, LossWatch
 
 GUIDED = ("guided", "adversarial")
 

@@ -68,7 +68,7 @@ def save_models(folder):
     """Small files with random weights under the names that workflows open; the VAE is of SDXL's own size."""
     from flowmapsr.flowmapsr_core import FlowMap, load_model, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import VAECodec
-    from flowmapsr.flowmapsr_core.lora import save_lora
+    from flowmapsr.flowmapsr_core.files.lora import save_lora
     from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 
     base, lora, vae = (folder / name for name in FILES)

@@ -5,8 +5,8 @@ import zipfile
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint
-from flowmapsr.flowmapsr_core.checkpoint import describe
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -83,7 +83,7 @@ def test_nothing_is_left_behind_when_writing_fails(small_model, saved, monkeypat
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flowmapsr.flowmapsr_core.checkpoint.save_file", fail)
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.files.checkpoint.save_file", fail)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(small_model, saved)
     assert saved.read_bytes() == before

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flowmapsr.flowmapsr_core import cli, load_model, save_checkpoint, upscale
-from flowmapsr.flowmapsr_core.image_io import read_picture
-from flowmapsr.flowmapsr_core.lora import save_lora
-from flowmapsr.flowmapsr_core.sources import BUILT_IN_FILE
+from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
+from flowmapsr.flowmapsr_core.cli import command as cli
+from flowmapsr.flowmapsr_core.files.lora import save_lora
+from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE
+from flowmapsr.flowmapsr_core.images.picture_files import read_picture
 from PIL import Image
 
 EXAMPLE = Path(__file__).parent / "data" / "jetty.png"
@@ -224,8 +225,8 @@ def test_inspect(capsys, image):
 
 def test_the_built_in_model_beats_bicubic_on_the_shipped_picture(tmp_path):
     """A guard against shipping broken weights; the model card has the real figures."""
-    from flowmapsr.flowmapsr_core.metrics import high_frequency_energy, psnr_y
-    from flowmapsr.flowmapsr_core.resize import resize
+    from flowmapsr.flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
+    from flowmapsr.flowmapsr_core.images.resize import resize
 
     assert BUILT_IN_FILE.stat().st_size <= 16 * 2**20
     hr = read_picture(EXAMPLE).color

@@ -12,11 +12,11 @@ from flowmapsr.flowmapsr_core.codecs import (
     VAECodec,
     VAECodecConfig,
 )
-from flowmapsr.flowmapsr_core.codecs.load import load_vae
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.files.vae_file import load_vae
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
-from flowmapsr.flowmapsr_core.preview import Preview
+from flowmapsr.flowmapsr_core.upscaling.preview import Preview
 from safetensors.torch import load_file, save_file
 
 SMALL = VAECodecConfig(block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=16)
@@ -324,7 +324,7 @@ def test_a_vae_that_does_not_fit_is_refused_before_the_network_is_read(small_mod
         "tiny": diffusers_folder(tmp_path / "tiny", make_codec(tiny)),
     }
     assert load_model(path, vae=folders["tiny"]).codec.config == tiny  # on a scale of its own
-    monkeypatch.setattr("flowmapsr.flowmapsr_core.checkpoint.safe_open", None)
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.files.checkpoint.safe_open", None)
     with pytest.raises(UserError, match=r"scaling_factor is 0\.18215, not 0\.13025"):
         load_model(path, vae=folders["scale"])
     with pytest.raises(UserError, match="channels is 16, not 4"):

@@ -2,10 +2,17 @@ import sys
 
 import pytest
 import torch
-from flowmapsr.flowmapsr_core.color import METHODS, gaussian_blur, lab_to_rgb, lr_residual, match_color, rgb_to_lab
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.metrics import color_difference, high_frequency_energy
-from flowmapsr.flowmapsr_core.resize import resize
+from flowmapsr.flowmapsr_core.images.color import (
+    METHODS,
+    gaussian_blur,
+    lab_to_rgb,
+    lr_residual,
+    match_color,
+    rgb_to_lab,
+)
+from flowmapsr.flowmapsr_core.images.metrics import color_difference, high_frequency_energy
+from flowmapsr.flowmapsr_core.images.resize import resize
 
 CORRECTIONS = [name for name in METHODS if name != "none"]
 

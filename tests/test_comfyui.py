@@ -71,8 +71,9 @@ def test_the_built_in_model_comes_first(server):
 
 
 def test_the_workflow_gives_the_pixels_of_the_command_and_the_function(server, prompt, picture, tmp_path):
-    from flowmapsr.flowmapsr_core import cli, load_model, upscale
-    from flowmapsr.flowmapsr_core.device import find_dtype
+    from flowmapsr.flowmapsr_core import load_model, upscale
+    from flowmapsr.flowmapsr_core.cli import command as cli
+    from flowmapsr.flowmapsr_core.upscaling.device import find_dtype
 
     entry = server.succeed(prompt)
     (node,) = server.saved(entry)
@@ -153,7 +154,7 @@ FIGURES = ("PSNR-Y", "CIEDE2000 after low-pass", "High-frequency energy ratio")
 
 
 def test_degrade_upscale_match_and_compare_a_batch_with_alpha(server, prompt, tmp_path):
-    from flowmapsr.flowmapsr_core import cli
+    from flowmapsr.flowmapsr_core.cli import command as cli
 
     prompt["3"]["inputs"] |= {"image": ["8", 0], "factor": 2.0, "look": "faithful"}
     prompt["4"]["inputs"]["images"] = ["9", 0]
@@ -201,7 +202,7 @@ def test_references_are_one_or_as_many_as_images(server, prompt):
 
 def test_a_lora_changes_the_picture_by_its_scale(server, prompt):
     from flowmapsr.flowmapsr_core import load_model
-    from flowmapsr.flowmapsr_core.lora import save_lora
+    from flowmapsr.flowmapsr_core.files.lora import save_lora
 
     model = load_model()
     name, weight = next(item for item in model.network.named_parameters() if item[0].endswith("conv2.weight"))
@@ -276,8 +277,8 @@ save_file(results, outputs)
 def test_a_lora_through_comfyui_equals_the_core_with_peft(small_model, tmp_path):
     pytest.importorskip("peft", reason="LoRA training needs peft")
     from flowmapsr.flowmapsr_core import load_model, save_checkpoint
-    from flowmapsr.flowmapsr_core.lora import save_lora
-    from flowmapsr.trainer.lora import add_lora, lora_layers, set_lora_scale
+    from flowmapsr.flowmapsr_core.files.lora import save_lora
+    from flowmapsr.trainer.learning.adapter import add_lora, lora_layers, set_lora_scale
 
     base, lora = tmp_path / "models" / "flowmapsr" / "base.safetensors", tmp_path / "lora.safetensors"
     save_checkpoint(small_model, base)

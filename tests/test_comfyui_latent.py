@@ -95,7 +95,7 @@ def test_a_vae_without_quantising_convolutions(nodes, generator):
 
 
 def test_the_exact_encode_is_comfyuis_own(nodes, vae):
-    from flowmapsr.nodes import comfy_vae
+    from flowmapsr.nodes.comfyui import vae_bands as comfy_vae
 
     image = torch.rand(1, 64, 96, 3)
     exact = comfy_vae.encode(vae, image.movedim(-1, 1) * 2 - 1, 8)
@@ -103,7 +103,7 @@ def test_the_exact_encode_is_comfyuis_own(nodes, vae):
 
 
 def test_weights_are_not_copied(nodes, vae):
-    from flowmapsr.nodes import comfy_vae
+    from flowmapsr.nodes.comfyui import vae_bands as comfy_vae
 
     own = {weight.data_ptr() for weight in vae.first_stage_model.parameters()}
     assert {weight.data_ptr() for weight in comfy_vae.to_diffusers(vae).parameters()} == own
@@ -121,7 +121,7 @@ def test_a_vae_of_another_kind_is_decoded_by_comfyui(nodes, generator, caplog):
 
 
 def test_where_memory_runs_out_bands_are_thinner_and_in_host_memory(nodes, vae, generator, monkeypatch, caplog):
-    from flowmapsr.flowmapsr_core import exact_vae
+    from flowmapsr.flowmapsr_core.codecs import exact_vae
 
     decode, attempts = exact_vae.decode, []
 
@@ -156,7 +156,7 @@ def sampled(nodes, model, image, steps="2", guidance=2.0, tile=0, overlap=0, **m
 
 
 def test_the_models_are_the_files_that_say_so(nodes, base, latent_model):
-    from flowmapsr.nodes.model_files import model_names
+    from flowmapsr.nodes.comfyui.model_files import model_names
 
     folder = base / "models" / "diffusion_models"
     save_file({"weight": torch.zeros(2)}, folder / "other.safetensors")
@@ -224,7 +224,7 @@ def test_the_whole_chain_of_a_latent_model(nodes, latent_model, photo):
 
 
 def test_weights_stored_in_8_bits(nodes, latent_model, photo, monkeypatch):
-    from flowmapsr.nodes import runtime
+    from flowmapsr.nodes.comfyui import runtime
 
     monkeypatch.setattr(runtime, "LARGE", 1024)
     exact, small = load(nodes, "latent.safetensors")[0], load(nodes, "latent.safetensors", "fp8_e4m3fn")[0]

@@ -54,7 +54,7 @@ def run(server, prompt):
     [("factor", (60, 36)), ("longest edge", (100, 60)), ("megapixels", (132, 79))],
 )
 def test_sizes_and_pixels_are_the_cores(server, prompt, size_by, size):
-    from flowmapsr.flowmapsr_core.resize import resize
+    from flowmapsr.flowmapsr_core.images.resize import resize
 
     prompt["1"]["inputs"]["size_by"] = size_by
     (lr,), (upscaled,), (joined,), reported = run(server, prompt)

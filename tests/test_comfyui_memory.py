@@ -153,7 +153,7 @@ def checkpoint(tmp_path, monkeypatch, nodes):
     from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
     from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
-    from flowmapsr.nodes import runtime
+    from flowmapsr.nodes.comfyui import runtime
 
     monkeypatch.setattr(runtime, "model_path", str)
     torch.manual_seed(0)
@@ -167,7 +167,7 @@ def checkpoint(tmp_path, monkeypatch, nodes):
 
 def write_lora(path, network, targets):
     """A LoRA of rank 2 with random weights, of all layers whose name ends with one of ``targets``."""
-    from flowmapsr.flowmapsr_core.lora import save_lora
+    from flowmapsr.flowmapsr_core.files.lora import save_lora
 
     generator = torch.Generator().manual_seed(0)
     layers = {}
@@ -186,8 +186,8 @@ def write_lora(path, network, targets):
 def test_a_unet_lora_through_comfyui_equals_the_core(nodes, checkpoint, tmp_path, scale):
     import comfy.model_management as management
     from flowmapsr.flowmapsr_core import load_model
-    from flowmapsr.flowmapsr_core.lora import merge_lora
-    from flowmapsr.nodes import runtime
+    from flowmapsr.flowmapsr_core.files.lora import merge_lora
+    from flowmapsr.nodes.comfyui import runtime
 
     expected = load_model(checkpoint)
     ones = torch.ones(2)
@@ -224,7 +224,7 @@ def device(nodes, monkeypatch):
 @pytest.fixture
 def model(device, tmp_path):
     """The built-in model, 11 MiB, with a LoRA."""
-    from flowmapsr.nodes import runtime
+    from flowmapsr.nodes.comfyui import runtime
 
     plain = runtime.load_patcher(dtype="float32")
     lora = write_lora(tmp_path / "lora.safetensors", plain.model.network, ("conv2",))
@@ -277,7 +277,7 @@ def test_a_model_works_where_a_part_of_it_has_made_room(device, model):
 
 
 def test_weights_come_back_for_the_network_where_a_vae_has_taken_their_place(device, model):
-    from flowmapsr.nodes.managed import ManagedModel
+    from flowmapsr.nodes.comfyui.managed import ManagedModel
 
     managed = ManagedModel(model, (64, 64))
     load_other(device, 16)
@@ -288,7 +288,7 @@ def test_weights_come_back_for_the_network_where_a_vae_has_taken_their_place(dev
 
 def test_no_model_is_kept_alive(nodes, checkpoint, photo, tmp_path):
     import comfy.model_management as management
-    from flowmapsr.nodes import runtime
+    from flowmapsr.nodes.comfyui import runtime
 
     image, names = photo.movedim(1, -1), ("built-in", str(checkpoint))
     management.unload_all_models()

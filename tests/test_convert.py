@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
-from flowmapsr.flowmapsr_core import cli, load_model
-from flowmapsr.flowmapsr_core.checkpoint import describe, save_checkpoint
-from flowmapsr.flowmapsr_core.convert import convert, read_source, summary
+from flowmapsr.flowmapsr_core import load_model
+from flowmapsr.flowmapsr_core.cli import command as cli
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.flow import sample
+from flowmapsr.flowmapsr_core.files.checkpoint import describe, save_checkpoint
+from flowmapsr.flowmapsr_core.files.convert import convert, read_source, summary
+from flowmapsr.flowmapsr_core.files.prompts import encode_prompts
+from flowmapsr.flowmapsr_core.method.flow import sample
 from flowmapsr.flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT
-from flowmapsr.flowmapsr_core.prompts import encode_prompts
 from safetensors.torch import load_file, save_file
 from test_prompts import CONFIG, write_tokenizer
 from transformers import CLIPTextModelWithProjection

@@ -3,11 +3,11 @@ import io
 import numpy as np
 import pytest
 import torch
-from flowmapsr.flowmapsr_core.degradation import PRESETS, blur, blur_kernel, degrade, lr_size, preset, to_hr_grid
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.jpeg import jpeg
-from flowmapsr.flowmapsr_core.metrics import high_frequency_energy, psnr_y
-from flowmapsr.flowmapsr_core.resize import resize
+from flowmapsr.flowmapsr_core.images.degradation import PRESETS, blur, blur_kernel, degrade, lr_size, preset, to_hr_grid
+from flowmapsr.flowmapsr_core.images.jpeg import jpeg
+from flowmapsr.flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
+from flowmapsr.flowmapsr_core.images.resize import resize
 from PIL import Image
 
 
@@ -88,7 +88,7 @@ def test_blur_kernels_are_normalised_and_keep_flat_areas(family):
 
 
 def test_noise_has_the_stated_strength():
-    from flowmapsr.flowmapsr_core.degradation import Degradation
+    from flowmapsr.flowmapsr_core.images.degradation import Degradation
 
     flat = torch.full((400, 3, 16, 16), 0.5)
     stage = Degradation(blur=0, jpeg=0, gaussian=1, gaussian_sigma=(5, 5), gray=0.25, modes=("area",))

@@ -2,9 +2,9 @@ import weakref
 
 import pytest
 import torch
+from flowmapsr.flowmapsr_core.codecs.exact_vae import decode, encode
+from flowmapsr.flowmapsr_core.codecs.exact_vae.activations import Moments
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.exact_vae import decode, encode
-from flowmapsr.flowmapsr_core.exact_vae.bands import Moments
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

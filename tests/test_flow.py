@@ -1,7 +1,7 @@
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.flow import conditional_velocity, flow_map, interpolant, posterior_mean, sample
+from flowmapsr.flowmapsr_core.method.flow import conditional_velocity, flow_map, interpolant, posterior_mean, sample
 from gaussian_flow import GaussianFlow
 
 

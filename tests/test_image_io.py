@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.image_io import Picture, read_picture, upright, write_picture
+from flowmapsr.flowmapsr_core.images.picture_files import Picture, read_picture, upright, write_picture
 from PIL import Image, ImageCms, ImageOps
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -22,7 +22,7 @@ def tensor(array, bits):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize(("suffix", "bits"), [(".png", 8), (".png", 16), (".tif", 8), (".tiff", 16), (".webp", 8)])
 def test_lossless_formats_give_back_every_sample(tmp_path, channels, suffix, bits, monkeypatch):
-    from flowmapsr.flowmapsr_core import image_io
+    from flowmapsr.flowmapsr_core.images import picture_files as image_io
 
     monkeypatch.setitem(image_io.OPTIONS, "WEBP", {"lossless": True, "exact": True})
     content = tensor(samples(channels, bits), bits)

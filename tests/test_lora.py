@@ -1,9 +1,9 @@
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint
-from flowmapsr.flowmapsr_core.checkpoint import describe
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.lora import load_lora, merge_lora, merge_loras, pair_scales, save_lora
+from flowmapsr.flowmapsr_core.files.checkpoint import describe
+from flowmapsr.flowmapsr_core.files.lora import load_lora, merge_lora, merge_loras, pair_scales, save_lora
 from safetensors.torch import load_file, save_file
 
 TARGETS = ("conv1", "gate", "linear", "down.0")  # 3x3, 1x1, linear, strided 2x2
@@ -49,7 +49,7 @@ def weights(model):
 
 def test_a_lora_trained_with_peft_equals_its_merged_export(base, tmp_path):
     pytest.importorskip("peft", reason="LoRA training needs peft")
-    from flowmapsr.trainer.lora import add_lora, lora_layers, set_lora_scale
+    from flowmapsr.trainer.learning.adapter import add_lora, lora_layers, set_lora_scale
 
     model, untouched = load_model(base), output(load_model(base))
     base_hash = model.info["hash_sha256"]
@@ -73,7 +73,7 @@ def test_a_lora_trained_with_peft_equals_its_merged_export(base, tmp_path):
 
 def test_a_lora_learns_while_its_base_stays(base):
     pytest.importorskip("peft", reason="LoRA training needs peft")
-    from flowmapsr.trainer.lora import add_lora, lora_layers, set_lora_scale
+    from flowmapsr.trainer.learning.adapter import add_lora, lora_layers, set_lora_scale
 
     model = load_model(base)
     before = output(model)
@@ -95,7 +95,7 @@ def test_a_lora_learns_while_its_base_stays(base):
 
 def test_impossible_branches_are_refused(base):
     pytest.importorskip("peft", reason="LoRA training needs peft")
-    from flowmapsr.trainer.lora import add_lora
+    from flowmapsr.trainer.learning.adapter import add_lora
 
     for rank, targets in ((2, ("attention",)), (0, ("gate",)), (2, ("modulation",))):
         with pytest.raises(UserError, match=f"a LoRA of rank {rank} cannot be put on the layers {targets[0]}"):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from flowmapsr.flowmapsr_core.metrics import ciede2000, color_difference
+from flowmapsr.flowmapsr_core.images.metrics import ciede2000, color_difference
 
 # from the test data published with "The CIEDE2000 Color-Difference Formula" (Sharma, Wu and Dalal 2005), table 1
 PUBLISHED = [

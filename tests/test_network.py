@@ -1,9 +1,9 @@
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.codecs import PixelCodec
-from flowmapsr.flowmapsr_core.conditioning import fourier_embedding
+from flowmapsr.flowmapsr_core.method.conditioning import fourier_embedding
 from flowmapsr.flowmapsr_core.networks import LocalNet, LocalNetConfig
-from flowmapsr.flowmapsr_core.tiling import tile_starts, tiling_for
+from flowmapsr.flowmapsr_core.upscaling.tiling import tile_starts, tiling_for
 
 
 def test_pixel_codec_is_lossless(generator):

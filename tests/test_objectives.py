@@ -1,6 +1,7 @@
 import pytest
 import torch
-from flowmapsr.flowmapsr_core.flow import flow_map
+from flowmapsr.flowmapsr_core.method.flow import flow_map
+from flowmapsr.trainer.data.time_pairs import TimePairs
 from flowmapsr.trainer.objectives import (
     JUMPS,
     USE_VELOCITY,
@@ -11,7 +12,6 @@ from flowmapsr.trainer.objectives import (
     lagrangian_target,
     shortcut_target,
 )
-from flowmapsr.trainer.time_pairs import TimePairs
 from gaussian_flow import GaussianFlow, GuidedFlow, column
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint

@@ -5,7 +5,7 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core.codecs import PixelCodec
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.trainer.perceptual import Perceptual
+from flowmapsr.trainer.losses.perceptual import Perceptual
 
 CODEC = PixelCodec(2)
 

@@ -8,10 +8,10 @@ import torch
 from flowmapsr.flowmapsr_core import upscale
 from flowmapsr.flowmapsr_core.codecs import PixelCodec, VAECodec
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.memory import free_memory
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
-from flowmapsr.flowmapsr_core.plan import SMALLEST_TILE, describe, make_plan, sampling_flops
+from flowmapsr.flowmapsr_core.upscaling.memory import free_memory
+from flowmapsr.flowmapsr_core.upscaling.plan import SMALLEST_TILE, describe, make_plan, sampling_flops
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +24,7 @@ def memory(monkeypatch):
     """Sets the free memory, in bytes."""
 
     def free(size):
-        monkeypatch.setattr("flowmapsr.flowmapsr_core.plan.free_memory", lambda device: size)
+        monkeypatch.setattr("flowmapsr.flowmapsr_core.upscaling.plan.free_memory", lambda device: size)
 
     return free
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from flowmapsr.trainer.plane import PROBLEMS, errors, train
+from flowmapsr.trainer.tools.plane import PROBLEMS, errors, train
 
 GAUSSIANS = PROBLEMS["Gaussian pair"]
 NAMES = ("flow-matching", "shortcut", "lagrangian", "eulerian")

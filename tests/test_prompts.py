@@ -4,10 +4,10 @@ import sys
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.files.prompts import encode_prompts, set_prompt
 from flowmapsr.flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT
-from flowmapsr.flowmapsr_core.prompts import encode_prompts, set_prompt
-from flowmapsr.trainer.recipe_file import read_recipe
-from flowmapsr.trainer.start import build_model
+from flowmapsr.trainer.recipe.read import read_recipe
+from flowmapsr.trainer.run.start import build_model
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 TOKENS = ["a", "b", "c", "a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from flowmapsr.flowmapsr_core.checkpoint import save_checkpoint
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.trainer.memory import estimate_bytes
-from flowmapsr.trainer.recipe import Adversarial, Optimizer
-from flowmapsr.trainer.recipe_file import read_recipe
-from flowmapsr.trainer.schedule import lr_factor
-from flowmapsr.trainer.start import build_model
+from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
+from flowmapsr.trainer.learning.schedule import lr_factor
+from flowmapsr.trainer.recipe.read import read_recipe
+from flowmapsr.trainer.recipe.recipe import Adversarial, Optimizer
+from flowmapsr.trainer.run.estimate import estimate_bytes
+from flowmapsr.trainer.run.start import build_model
 
 RECIPES = sorted((Path(__file__).parent.parent / "trainer" / "recipes").glob("*.toml"))
 

@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from flowmapsr.flowmapsr_core import cli, save_checkpoint
-from flowmapsr.flowmapsr_core.share import Share
+from flowmapsr.flowmapsr_core import save_checkpoint
+from flowmapsr.flowmapsr_core.cli import command as cli
+from flowmapsr.flowmapsr_core.cli.share import Share
 from PIL import Image
 
 pytest.importorskip("accelerate", reason="needs accelerate, which starts the processes")

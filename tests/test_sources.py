@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint
 from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE, find_model
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
-from flowmapsr.flowmapsr_core.sources import BUILT_IN_FILE, find_model
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 

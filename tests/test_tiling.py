@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.flow import sample
-from flowmapsr.flowmapsr_core.tiling import BlendTiling, HaloTiling, tile_starts, tiling_for
-from flowmapsr.flowmapsr_core.tiling.blend import blend_windows
+from flowmapsr.flowmapsr_core.method.flow import sample
+from flowmapsr.flowmapsr_core.upscaling.tiling import BlendTiling, HaloTiling, tile_starts, tiling_for
+from flowmapsr.flowmapsr_core.upscaling.tiling.blend import blend_windows
 
 ONE, ZERO = torch.ones(1), torch.zeros(1)
 SIZES = [(4, 4), (8, 100), (36, 64), (52, 76), (97, 61), (130, 33)]

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
-from flowmapsr.flowmapsr_core.checkpoint import describe
 from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
-from flowmapsr.flowmapsr_core.lora import merge_lora
+from flowmapsr.flowmapsr_core.files.checkpoint import describe
+from flowmapsr.flowmapsr_core.files.lora import merge_lora
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.trainer.__main__ import main
@@ -175,7 +175,7 @@ def test_sharded_weights_train_as_whole_ones_do_and_resume(recipe_file, data, tm
 
 
 def test_what_sharded_training_cannot_do_is_said(recipe_file, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("flowmapsr.trainer.accelerator.is_sharded", lambda accelerator: True)
+    monkeypatch.setattr("flowmapsr.trainer.run.accelerator.is_sharded", lambda accelerator: True)
     assert "set optimizer.ema to 0" in failure(monkeypatch, capsys, recipe_file, data, f"output.folder={tmp_path}")
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, merge_lora, save_checkpoint
 from flowmapsr.flowmapsr_core.codecs import PixelCodec
-from flowmapsr.flowmapsr_core.flow import flow_map, interpolant, sample
-from flowmapsr.flowmapsr_core.lora import load_lora
+from flowmapsr.flowmapsr_core.files.lora import load_lora
+from flowmapsr.flowmapsr_core.method.flow import flow_map, interpolant, sample
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, LocalNet, LocalNetConfig, UNet, UNetConfig, flops
-from flowmapsr.trainer.loop import train
-from flowmapsr.trainer.memory import _kept
 from flowmapsr.trainer.objectives import lagrangian_target, shortcut_target
-from flowmapsr.trainer.recipe_file import read_recipe
+from flowmapsr.trainer.recipe.read import read_recipe
+from flowmapsr.trainer.run.estimate import _kept
+from flowmapsr.trainer.run.loop import train
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

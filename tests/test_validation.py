@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.trainer.validation import CROP, load_crops, score, validate
+from flowmapsr.trainer.run.validation import CROP, load_crops, score, validate
 
 
 def test_scores_of_known_errors(photo):

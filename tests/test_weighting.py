@@ -1,6 +1,6 @@
 import pytest
 import torch
-from flowmapsr.trainer.weighting import LossWeight
+from flowmapsr.trainer.losses.weighting import LossWeight
 
 
 @pytest.fixture

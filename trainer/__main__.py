@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from ..flowmapsr_core.errors import UserError
-from .recipe import Recipe
-from .recipe_file import read_recipe
+from .recipe.read import read_recipe
+from .recipe.recipe import Recipe
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
         if arguments.dry_run:
             print(summary(recipe))
             return 0
-        from .loop import train
+        from .run.loop import train
 
         print(train(recipe))
     except UserError as error:
@@ -46,8 +46,8 @@ def main() -> int:
 
 def summary(recipe: Recipe) -> str:
     """The recipe with every default filled in, the number of weights and an estimate of the memory."""
-    from .memory import estimate_bytes
-    from .start import build_model
+    from .run.estimate import estimate_bytes
+    from .run.start import build_model
 
     model, _ = build_model(recipe, recipe.start_from)
     weights = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..flowmapsr_core.flow import Velocity, per_sample
+from ..flowmapsr_core.method.flow import Velocity, per_sample
 
 Objective = Callable[[Velocity, Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .. import exact_vae
+from . import exact_vae
 from .bands import Bands
 from .frozen import FrozenVAE
 

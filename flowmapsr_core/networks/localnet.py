@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..conditioning import fourier_embedding
+from ..method.conditioning import fourier_embedding
 
 FOURIER_DIM = 64
 RESIDUAL_SCALE = 0.2

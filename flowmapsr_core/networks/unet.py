@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..conditioning import fourier_embedding
+from ..method.conditioning import fourier_embedding
 from .localnet import zero
 
 FOURIER_DIM = 256

@@ -1,0 +1,194 @@
+"""Checkpoints: one safetensors file with everything needed to rebuild a model.
+
+Tensors are ``network.*``, ``prompts.positive`` / ``prompts.negative`` and, if the codec has weights, ``codec.vae.*``:
+these may be left out, and are then taken from a VAE of the user's. The metadata holds the format and its
+version, the configuration as JSON, and ModelSpec keys (title, author, license, hash). Nothing is unpickled.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..codecs import Codec, FrozenVAE, VAECodec
+from ..codecs.probe import differ
+from ..errors import UserError
+from ..model import FlowMap
+from .diffusers_folder import load_folder
+from .safetensors_file import misfit, read_metadata
+from .sources import BUILT_IN, FORMAT, find_model, vae_beside
+from .vae_file import load_vae
+
+FORMAT_VERSION = 1
+CODEC = "codec."
+
+
+def save_checkpoint(model: FlowMap, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a model to ``path`` (through a temporary name), its weights in ``dtype``.
+
+    A codec's weights are written too, unless it has none (they are on torch's meta device).
+    """
+    tensors = {
+        name: _packed(tensor.detach().to("cpu", dtype))
+        for name, tensor in model.state_dict().items()
+        if not (name.startswith(CODEC) and tensor.is_meta)
+    }
+    info = {key: str(value) for key, value in model.info.items() if key != "training"}
+    metadata = {
+        # first: of a loaded model, info holds the hash of the weights it was loaded with
+        **{f"modelspec.{key}": value for key, value in info.items()},
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "config": json.dumps(model.config()),
+        "training": json.dumps(model.info.get("training", {})),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"flowmapsr/{type(model.network).__name__}",
+        "modelspec.implementation": "flowmapsr",
+        "modelspec.hash_sha256": "0x" + weights_hash(tensors),
+    }
+    write_safetensors(tensors, path, metadata)
+
+
+def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a file under a temporary name and rename it, so that ``path`` is never half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(tensors, partial, metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    """Row-major copy; ``contiguous()`` alone keeps channels-last strides of 1x1 kernels."""
+    return tensor.contiguous().flatten().reshape(tensor.shape)
+
+
+def weights_hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of the tensors, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a file is, as JSON data: kind, configuration, ModelSpec keys, number of weights and their dtypes.
+
+    ``kind`` is ``checkpoint``, ``lora`` (then with its ``ranks``) or ``other``. Raises :class:`UserError` if the file
+    is no safetensors file.
+    """
+    metadata, shapes = read_metadata(path)
+    with safe_open(path, framework="pt") as file:
+        dtypes = sorted({file.get_slice(name).get_dtype() for name in shapes})
+    downs = [name for name in shapes if name.endswith((".lora_down.weight", ".lora_A.weight"))]
+    ranks = sorted({shapes[name][0] for name in downs})
+    kind, more = "other", {}
+    if metadata.get("format") == FORMAT:
+        kind = "checkpoint"
+    elif ranks:
+        kind, more = "lora", {"ranks": ranks}
+    decoded = {key: json.loads(text) if key in ("config", "training") else text for key, text in metadata.items()}
+    weights = sum(torch.Size(shape).numel() for shape in shapes.values())
+    return {
+        "file": str(path),
+        "kind": kind,
+        **more,
+        **decoded,
+        "weights": weights,
+        "tensors": len(shapes),
+        "dtypes": dtypes,
+    }
+
+
+def load_model(
+    name_or_path: str | Path = BUILT_IN,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    vae: Path | VAECodec | None = None,
+) -> FlowMap:
+    """Load a model for inference.
+
+    Args:
+        name_or_path: ``built-in``, a checkpoint, a folder with one or in diffusers' layout, or ``hub:OWNER/NAME``; see
+            :func:`flowmapsr.flowmapsr_core.files.sources.find_model`.
+        device, dtype: where and in what precision its weights are kept and evaluated.
+        vae: VAE to use in place of the model's, or because it has none, or its path, see
+            :func:`.vae_file.load_vae`. A folder ``vae`` beside a checkpoint that has none is
+            found by itself.
+
+    Raises:
+        UserError: the file is missing, damaged, of another kind, or its tensors do not fit its configuration; the VAE
+            does not fit the checkpoint, or there is none.
+    """
+    path = find_model(name_or_path)
+    model = load_folder(path, vae) if path.is_dir() else _load_file(path, vae)
+    model.requires_grad_(False)
+    model.set_precision(dtype)
+    return model.to(device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+
+
+def _load_file(path: Path, vae: Path | VAECodec | None) -> FlowMap:
+    metadata, shapes = read_metadata(path)
+    model = _empty_model(path, metadata, shapes)
+    has_vae = any(name.startswith(CODEC) for name in shapes)
+    if not has_vae and isinstance(model.codec, FrozenVAE):
+        vae = vae or vae_beside(path)
+    model.codec = _with_own_vae(path, model.codec, has_vae, vae)  # before anything large is read
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in shapes if not (vae and name.startswith(CODEC))}
+    model.load_state_dict(tensors, assign=True, strict=vae is None)
+    return model
+
+
+def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> FlowMap:
+    if metadata.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is not a FlowMapSR checkpoint: it holds {len(shapes)} tensors ({', '.join(sorted(shapes)[:2])}, "
+            f"...) and no FlowMapSR metadata; 'flowmapsr inspect' says what it is"
+        )
+    version = metadata.get("format_version", "")
+    if version != str(FORMAT_VERSION):
+        raise UserError(f"{path} has checkpoint format {version}, this FlowMapSR reads {FORMAT_VERSION}; update it")
+    info = {key.removeprefix("modelspec."): value for key, value in metadata.items() if key.startswith("modelspec.")}
+    try:
+        info["training"] = json.loads(metadata.get("training", "{}"))
+        with torch.device("meta"):
+            model = FlowMap.from_config(json.loads(metadata.get("config", "{}")), info)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} has a configuration this FlowMapSR cannot build ({error}); update it") from error
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    if not any(name.startswith(CODEC) for name in shapes):
+        expected = {name: shape for name, shape in expected.items() if not name.startswith(CODEC)}
+    if wrong := misfit(expected, shapes):
+        raise UserError(f"{path} does not fit its configuration: {wrong}; export it again")
+    return model
+
+
+def _with_own_vae(path: Path, codec: Codec, has_weights: bool, vae: Path | VAECodec | None) -> Codec:
+    """The codec of a checkpoint, or the VAE that is to be used in its place if that fits."""
+    if vae is None:
+        if isinstance(codec, FrozenVAE) and not has_weights:
+            raise UserError(f"{path} comes without its VAE; give one with --vae (a .safetensors file, or a folder)")
+        return codec
+    if not isinstance(codec, FrozenVAE):
+        raise UserError(f"{path} works on pixels and needs no VAE; leave out --vae")
+    other = vae if isinstance(vae, VAECodec) else load_vae(vae)
+    facts = {"channels": (codec.channels, other.channels), "pixels per cell": (codec.factor, other.factor)}
+    if type(other) is type(codec):  # a tiny VAE imitates the scaled latents of another, on a scale of its own
+        for name in ("scaling_factor", "shift_factor"):
+            facts[name] = getattr(codec.config, name), getattr(other.config, name)
+    for name, (needed, found) in facts.items():
+        if found != needed:
+            raise UserError(f"{vae} does not fit {path}: {name} is {found}, not {needed}; give the model's own VAE")
+    if isinstance(codec, VAECodec) and isinstance(other, VAECodec) and differ(codec.config.probe, other.config.probe):
+        raise UserError(f"{vae} makes other latents than {path} was trained on; give the model's own VAE")
+    return other

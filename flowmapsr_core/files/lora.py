@@ -1,0 +1,136 @@
+"""LoRA files: low-rank changes to a network's weights.
+
+One safetensors file, keys ``diffusion_model.<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha`` (the names
+that ComfyUI's loader reads), metadata ``rank``, ``alpha``, ``flowmapsr.base_hash`` with the hash of the model it was
+trained on, and ModelSpec keys.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import UserError
+from ..model import FlowMap
+from .checkpoint import read_metadata, weights_hash, write_safetensors
+
+FORMAT = "flowmapsr-lora"
+PREFIX = "diffusion_model."
+DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+BASE_HASH = "flowmapsr.base_hash"
+MAX_SCALE = 8.0
+
+
+def save_lora(
+    path: Path,
+    layers: dict[str, tuple[Tensor, Tensor]],
+    rank: int,
+    alpha: float,
+    base_hash: str = "",
+    info: dict[str, Any] | None = None,
+) -> None:
+    """Write a LoRA to ``path`` (through a temporary name).
+
+    Args:
+        path: a .safetensors file.
+        layers: down (rank, in, *kernel) and up (out, rank, 1, ...) of every changed layer, by its name in the network.
+        rank: of all of them.
+        alpha: the change of a weight at scale 1 is ``alpha / rank * up @ down``.
+        base_hash: of the model it was trained on, ``model.info["hash_sha256"]``; empty if it is to fit any.
+        info: descriptive metadata, as :attr:`FlowMap.info` has it.
+    """
+    tensors = {}
+    for layer, (down, up) in layers.items():
+        for part, tensor in ((DOWN, down), (UP, up)):
+            # contiguous() alone keeps channels-last strides of 1x1 kernels
+            tensors[PREFIX + layer + part] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        tensors[PREFIX + layer + ALPHA] = torch.tensor(float(alpha))
+    info = info or {}
+    metadata = {
+        # first: of a base model, info holds that model's hash
+        **{f"modelspec.{key}": str(value) for key, value in info.items() if key != "training"},
+        "format": FORMAT,
+        "rank": str(rank),
+        "alpha": f"{alpha:g}",
+        BASE_HASH: base_hash,
+        "training": json.dumps(info.get("training", {})),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "flowmapsr/lora",
+        "modelspec.implementation": "flowmapsr",
+        "modelspec.hash_sha256": "0x" + weights_hash(tensors),
+    }
+    write_safetensors(tensors, path, metadata)
+
+
+def load_lora(path: Path, model: FlowMap) -> dict[str, Tensor]:
+    """Weight changes at scale 1 (float32, on the CPU), by the name of the network parameter they are added to.
+
+    Raises :class:`UserError` if the file is no LoRA, belongs to another base model or does not fit this one.
+    """
+    metadata, shapes = read_metadata(path)
+    layers = sorted(key.removesuffix(DOWN) for key in shapes if key.endswith(DOWN))
+    if not layers:
+        raise UserError(f"{path} is not a LoRA: it has no '{DOWN}' tensors")
+    base = metadata.get(BASE_HASH)
+    if base and base != model.info.get("hash_sha256"):
+        raise UserError(f"{path} was trained on another base model; load it with the model its author names")
+    unknown = shapes.keys() - {layer + part for layer in layers for part in (DOWN, UP, ALPHA)}
+    if unknown:
+        raise UserError(f"{path} is a kind of LoRA that cannot be applied: it holds {min(unknown)}; use a plain LoRA")
+    tensors = load_file(path)
+    parameters = dict(model.network.named_parameters())
+    changes = {}
+    for layer in layers:
+        name = layer.removeprefix(PREFIX) + ".weight"
+        weight, down, up = parameters.get(name), tensors[layer + DOWN], tensors.get(layer + UP)
+        if weight is None or up is None or not _fits(weight, down, up):
+            raise UserError(f"{path} does not fit this model: {layer}; load it with the model its author names")
+        rank = down.shape[0]
+        alpha = tensors[layer + ALPHA].item() if layer + ALPHA in tensors else rank
+        change = up.float().flatten(1) @ down.float().flatten(1) * (alpha / rank)
+        changes[name] = change.reshape(weight.shape)
+    return changes
+
+
+def merge_lora(model: FlowMap, path: Path, scale: float) -> None:
+    """Add a LoRA's changes, times ``scale``, to a model's weights in place; see :func:`merge_loras`."""
+    merge_loras(model, [(path, scale)])
+
+
+@torch.no_grad()
+def merge_loras(model: FlowMap, loras: Sequence[tuple[Path, float]]) -> None:
+    """Add the changes of several LoRAs, each times its scale, to a model's weights in place.
+
+    They are summed in float32 and rounded once to the weights' dtype. Scale 0 leaves every bit as it is.
+    ``model.info`` keeps the hash of the base, so that more LoRAs trained on it can follow.
+
+    Raises :class:`UserError`, before anything is changed, for a scale outside [-8, 8] or a file that does not fit.
+    """
+    total: dict[str, Tensor] = {}
+    for path, scale in loras:
+        if not abs(scale) <= MAX_SCALE:  # not NaN either
+            raise UserError(f"the LoRA scale is {scale:g}; use -{MAX_SCALE:g} to {MAX_SCALE:g}")
+        for name, change in load_lora(path, model).items():
+            if scale:
+                total[name] = total.get(name, 0) + scale * change
+    parameters = dict(model.network.named_parameters())
+    for name, change in total.items():
+        weight = parameters[name]
+        weight.copy_(weight.float() + change.to(weight.device))
+
+
+def pair_scales(files: Sequence[Path], scales: Sequence[float], default: float) -> list[tuple[Path, float]]:
+    """Each file with the scale at its place, or ``default``; :class:`UserError` if scales are left over."""
+    if len(scales) > len(files):
+        raise UserError(f"there are more LoRA scales ({len(scales)}) than LoRAs ({len(files)}); leave some out")
+    return list(zip(files, [*scales, *[default] * (len(files) - len(scales))], strict=True))
+
+
+def _fits(weight: Tensor, down: Tensor, up: Tensor) -> bool:
+    """Whether ``up @ down`` has the weight's shape (out, in, *kernel)."""
+    out, *rest = weight.shape
+    return list(down.shape[1:]) == rest and list(up.shape) == [out, down.shape[0], *[1] * len(rest[1:])]

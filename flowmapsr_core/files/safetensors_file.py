@@ -1,0 +1,48 @@
+"""What a safetensors file holds, before any of it is read, and whether it is what was expected."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import UserError
+
+Shapes = dict[str, list[int]]
+
+
+def read_metadata(path: Path, wanted: str = "a FlowMapSR checkpoint") -> tuple[dict[str, str], Shapes]:
+    """Metadata and tensor shapes of a safetensors file; :class:`UserError` saying what else it is than ``wanted``."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give {wanted} (.safetensors)")
+    with path.open("rb") as file:
+        start = file.read(9)
+    json_header = start[8:9] == b"{"  # a safetensors file; the length before it may begin with any byte
+    if not json_header and start.startswith((b"PK", b"\x80")):
+        raise UserError(f"{path} is a pickled PyTorch file, which is never loaded; give the .safetensors version")
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, shapes
+    except (SafetensorError, OSError) as error:
+        if json_header:
+            raise UserError(f"{path} is truncated or damaged ({error}); download or copy it again") from error
+        raise UserError(f"{path} is not a safetensors file; give {wanted}") from error
+
+
+def misfit(expected: Shapes, found: Shapes) -> str:
+    """What is missing, unknown or of another shape, in a few words; empty if nothing is."""
+    wrong = [
+        *(f"{name} is missing" for name in expected.keys() - found.keys()),
+        *(f"{name} is unknown" for name in found.keys() - expected.keys()),
+        *(
+            f"{name} is {found[name]}, not {expected[name]}"
+            for name in expected.keys() & found.keys()
+            if found[name] != expected[name]
+        ),
+    ]
+    return shortened(sorted(wrong))
+
+
+def shortened(items: list[str], most: int = 3) -> str:
+    """The first few of a list, and how many more there are."""
+    rest = len(items) - most
+    return "; ".join(items[:most]) + (f"; and {rest} more" if rest > 0 else "")

@@ -1,0 +1,216 @@
+"""Colour correction: give the upscaled image the low frequencies of its LR source.
+
+Each method takes the upscaled image ``sr`` (B, 3, H, W) and its source ``lr`` (B, 3, h, w), both in [0, 1], and
+returns a corrected ``sr``, not clamped. Always over the whole image, never per tile.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UserError
+from .resize import resize
+
+# LR pixels: narrower lets noise and JPEG blocks of a dirty source in, wider follows local drift worse on any source
+RESIDUAL_SIGMA = 3.0
+PROJECTIONS = 20  # leave less than half an 8-bit step
+# Smooth transport: so many samples and so many windows along each axis. Directions of colour space in which a window
+# spreads less than the root of RIDGE keep their contrast, so a flat sky cannot amplify its detail.
+SAMPLES, WINDOWS, RIDGE = 10_000, 16, 1e-4
+
+# linear sRGB to XYZ (IEC 61966-2-1), over the white point D65; then CIE's f(XYZ) to (L + 16, a, b)
+_TO_XYZ = torch.tensor([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+_TO_XYZ = _TO_XYZ / _TO_XYZ.sum(dim=1, keepdim=True)
+_TO_LAB = torch.tensor([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
+_KNEE = 6 / 29  # below it CIE's cube root is a line
+
+
+def lr_residual(sr: Tensor, lr: Tensor, sigma: float = RESIDUAL_SIGMA) -> Tensor:
+    """Add back what the low-pass of the LR image has and that of the downscaled result lost.
+
+    ``sr + up(G_sigma(lr - down(sr)))``: local, paired and free of halos, because it acts on a residual.
+    """
+    residual = gaussian_blur(lr - resize(sr, _size(lr)), sigma)
+    return sr + resize(residual, _size(sr), "bilinear")
+
+
+def wavelet(sr: Tensor, lr: Tensor) -> Tensor:
+    """Low band of the LR image, high bands of the result: StableSR's wavelet fix, its five a trous levels."""
+    return sr + _low_band(resize(lr, _size(sr)) - sr)
+
+
+def adain(sr: Tensor, lr: Tensor) -> Tensor:
+    """Mean and standard deviation of each channel taken from the LR image (adaptive instance normalisation)."""
+    return _match_moments(sr, resize(sr, _size(lr)), lr)
+
+
+def lab(sr: Tensor, lr: Tensor) -> Tensor:
+    """Mean and standard deviation in CIELAB taken from the LR image: lightness and the opponent colours apart."""
+    return lab_to_rgb(_match_moments(rgb_to_lab(sr), rgb_to_lab(resize(sr, _size(lr))), rgb_to_lab(lr)))
+
+
+def transport(sr: Tensor, lr: Tensor) -> Tensor:
+    """Optimal transport of the result's colours, as a Gaussian, to the LR image's: one affine map, in closed form."""
+    maps = [_monge_map(low, source) for low, source in zip(resize(sr, _size(lr)), lr, strict=True)]
+    return _apply_maps(sr, torch.stack(maps)[..., None, None])
+
+
+def transport_smooth(sr: Tensor, lr: Tensor) -> Tensor:
+    """Gaussian transport in overlapping windows, the affine maps interpolated: smooth in colour and in position.
+
+    A window weighs both images alike, so the fit is on pairs. Closed form, and monotone wherever it is evaluated;
+    a kernel map needs a coupling of all samples with all, and has nothing to say about colours that none has.
+    """
+    size = _sample_size(lr)
+    windows = _windows(size)
+    maps = []
+    for low, source in zip(resize(resize(sr, _size(lr)), size), resize(lr, size), strict=True):
+        maps.append(torch.stack([_monge_map(low, source, RIDGE, window) for window in windows], dim=-1))
+    return _apply_maps(sr, torch.stack(maps).unflatten(-1, (WINDOWS, WINDOWS)))
+
+
+def back_projection(sr: Tensor, lr: Tensor) -> Tensor:
+    """Repeat ``sr + up(lr - down(sr))``, so that the result shrinks to the LR image: for one without noise and JPEG."""
+    for _ in range(PROJECTIONS):
+        sr = sr + resize(lr - resize(sr, _size(lr)), _size(sr))
+    return sr
+
+
+def none(sr: Tensor, lr: Tensor) -> Tensor:
+    """The result as the network gave it."""
+    return sr
+
+
+METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "lr-residual": lr_residual,
+    "wavelet": wavelet,
+    "adain": adain,
+    "lab": lab,
+    "transport": transport,
+    "transport-smooth": transport_smooth,
+    "back-projection": back_projection,
+    "none": none,
+}
+
+
+def match_color(sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: float = 1.0) -> Tensor:
+    """Correct ``sr`` towards ``lr`` by a method of :data:`METHODS`; ``strength`` 0 leaves it, 1 is the full correction.
+
+    Raises what :func:`check_color` does.
+    """
+    check_color(method, strength)
+    if strength == 0 or method == "none":
+        return sr
+    corrected = METHODS[method](sr, lr)
+    return corrected if strength == 1 else torch.lerp(sr, corrected, strength)
+
+
+def check_color(method: str, strength: float) -> None:
+    """Raise :class:`UserError` for an unknown method, a strength outside 0 to 1, or transport without POT."""
+    if method not in METHODS:
+        raise UserError(f"there is no colour method {method!r}; choose one of {', '.join(METHODS)}")
+    if not 0 <= strength <= 1:
+        raise UserError(f"colour strength is {strength:g}; use a value from 0 (off) to 1 (full)")
+    if METHODS[method] in (transport, transport_smooth):
+        _pot()
+
+
+def rgb_to_lab(image: Tensor) -> Tensor:
+    """sRGB (B, 3, H, W) to CIELAB with white D65; values outside [0, 1] follow the curves' ends."""
+    line = image <= 0.04045
+    linear = torch.where(line, image / 12.92, ((image.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+    xyz = _mix(linear, _TO_XYZ)
+    root = torch.where(xyz <= _KNEE**3, xyz / (3 * _KNEE**2) + 4 / 29, xyz.clamp_min(_KNEE**3) ** (1 / 3))
+    return _mix(root, _TO_LAB) - image.new_tensor([16, 0, 0]).reshape(3, 1, 1)
+
+
+def lab_to_rgb(image: Tensor) -> Tensor:
+    """Inverse of :func:`rgb_to_lab`."""
+    root = _mix(image + image.new_tensor([16, 0, 0]).reshape(3, 1, 1), torch.linalg.inv(_TO_LAB))
+    xyz = torch.where(root <= _KNEE, 3 * _KNEE**2 * (root - 4 / 29), root**3)
+    linear = _mix(xyz, torch.linalg.inv(_TO_XYZ))
+    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Separable Gaussian blur of (B, C, H, W), edges replicated, kernel cut at 3 sigma."""
+    radius = math.ceil(3 * sigma)
+    axis = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-0.5 * (axis / sigma).square())
+    return _separable(image, kernel / kernel.sum(), dilation=1)
+
+
+def _low_band(image: Tensor, levels: int = 5) -> Tensor:
+    kernel = image.new_tensor([0.25, 0.5, 0.25])
+    for level in range(levels):
+        image = _separable(image, kernel, dilation=2**level)
+    return image
+
+
+def _separable(image: Tensor, kernel: Tensor, dilation: int) -> Tensor:
+    channels, reach = image.shape[1], dilation * (len(kernel) // 2)
+    for shape, pad in (((1, 1, -1, 1), (0, 0, reach, reach)), ((1, 1, 1, -1), (reach, reach, 0, 0))):
+        weight = kernel.reshape(shape).expand(channels, -1, -1, -1)
+        image = F.conv2d(F.pad(image, pad, mode="replicate"), weight, groups=channels, dilation=dilation)
+    return image
+
+
+def _match_moments(image: Tensor, low: Tensor, source: Tensor) -> Tensor:
+    """Give ``image`` the moments of ``source``; its own come from ``low``, of the same size: detail is no contrast."""
+    (std_low, mean_low), (std, mean) = (torch.std_mean(x, (2, 3), correction=0, keepdim=True) for x in (low, source))
+    return (image - mean_low) * ((std + 1e-4) / (std_low + 1e-4)) + mean  # what is flat in both keeps its contrast
+
+
+def _mix(image: Tensor, matrix: Tensor) -> Tensor:
+    return torch.einsum("ij,bjhw->bihw", matrix.to(image), image)
+
+
+def _monge_map(low: Tensor, source: Tensor, ridge: float = 1e-6, window: Tensor | None = None) -> Tensor:
+    """Affine colour map (12,), three rows of four, from ``low`` to ``source``, both (3, h, w), by POT's closed form.
+
+    ``ridge`` is added to both covariances; ``window`` (h, w) weighs the pixels.
+    """
+    xs, xt = (image.detach().cpu().double().flatten(1).T.numpy() for image in (low, source))
+    weights = None if window is None else window.double().reshape(-1, 1).numpy()
+    matrix, offset = _pot().gaussian.empirical_bures_wasserstein_mapping(xs, xt, ridge, weights, weights)[:2]
+    return torch.cat([torch.from_numpy(matrix), torch.from_numpy(offset)]).T.flatten()
+
+
+def _apply_maps(image: Tensor, maps: Tensor) -> Tensor:
+    """Apply affine colour maps (B, 12, h, w), interpolated to the pixels of ``image`` (B, 3, H, W)."""
+    channels = []
+    for row in maps.to(image.device, image.dtype).split(4, dim=1):
+        row = resize(row, _size(image), "bilinear")
+        channels.append((row[:, :3] * image).sum(dim=1) + row[:, 3])
+    return torch.stack(channels, dim=1)
+
+
+def _windows(size: tuple[int, int]) -> Tensor:
+    """Gaussian windows (WINDOWS^2, h, w) around the centres of a grid's cells, one cell wide."""
+    centres = (torch.arange(WINDOWS) + 0.5) / WINDOWS
+    down, along = (
+        torch.exp(-0.5 * ((torch.arange(side) + 0.5) / side - centres[:, None]).mul(WINDOWS).square()) for side in size
+    )
+    return torch.einsum("iy,jx->ijyx", down, along).flatten(0, 1)
+
+
+def _sample_size(image: Tensor) -> tuple[int, int]:
+    """The image's size, or the one of its shape with SAMPLES pixels."""
+    height, width = _size(image)
+    shrink = min(1.0, math.sqrt(SAMPLES / (height * width)))
+    return max(1, int(height * shrink)), max(1, int(width * shrink))
+
+
+def _pot():
+    try:
+        import ot
+    except ImportError as error:
+        raise UserError(f"colour by transport needs POT ({error}); pip install POT, or use lr-residual") from error
+    return ot
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]

@@ -1,0 +1,198 @@
+"""Image files in and out, with everything about them that upscaling should keep.
+
+Pillow does the work, but for 16 bits and TIFF: see :mod:`.png_tiff`.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ..errors import UserError
+from .sixteen_bit import EXIF_IFD, ICC_TAG, XMP_TAG, read_sixteen_bit, write_png, write_tiff
+
+READABLE = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
+WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+SIXTEEN_BIT = {"PNG", "TIFF"}
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for files that are
+WEBP_LONGEST_SIDE = 16383
+OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {"compress_level": 4},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95, "method": 4},
+}
+ORIENTATION = 0x0112
+# EXIF that describes how this file stores its pixels (orientation included: they are upright from here on)
+LAYOUT_TAGS = {ORIENTATION, 254, 255, *range(256, 264), 266, 273, 277, 278, 279, 284, 317, *range(320, 326), 338, 339}
+LAYOUT_TAGS |= {XMP_TAG, ICC_TAG}  # kept as metadata of their own
+PIXEL_SIZE_TAGS = (0xA002, 0xA003)
+
+
+@dataclass
+class Picture:
+    """An image file's content.
+
+    Attributes:
+        color: (1, 3, H, W) float32 in [0, 1], upright.
+        alpha: (1, 1, H, W) float32 in [0, 1], or None.
+        gray: the file had no colour.
+        bits: 8 or 16 per sample.
+        metadata: what Pillow's ``save`` takes: ICC profile, EXIF (orientation reset), resolution, XMP.
+    """
+
+    color: Tensor
+    alpha: Tensor | None = None
+    gray: bool = False
+    bits: int = 8
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read an image; :class:`UserError` in one line if it is missing, empty, damaged or no image."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the path")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty; copy it again")
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image.load()
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise UserError(f"{path} has 32 bits per sample; save it with 8 or 16")
+            orientation = image.getexif().get(ORIENTATION, 1)
+            metadata = _metadata(image)
+            samples = read_sixteen_bit(path)
+            bits = 8 if samples is None else 16
+            if samples is None:
+                samples = _eight_bit(image)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not an image that can be read; give a PNG, JPEG, WebP or TIFF file") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large an image: {error}") from error
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged or truncated ({error}); copy it again") from error
+    samples = torch.from_numpy(upright(samples, orientation).astype(np.float32) / (2**bits - 1))
+    samples = samples.permute(2, 0, 1)[None].contiguous()
+    gray, has_alpha = samples.shape[1] < 3, samples.shape[1] in (2, 4)
+    alpha = samples[:, -1:] if has_alpha else None
+    color = samples[:, :1].expand(-1, 3, -1, -1) if gray else samples[:, :3]
+    return Picture(color.contiguous(), alpha, gray, bits, metadata)
+
+
+def write_picture(picture: Picture, path: Path) -> None:
+    """Write an image in the format of its extension, under a temporary name first.
+
+    16 bits are kept in PNG and TIFF, alpha in all but JPEG (there it is laid over white), gray stays gray.
+    Raises :class:`UserError` if the extension is unknown or the file cannot be written.
+    """
+    file_format = check_writable(path)
+    color = picture.color[:, :1] if picture.gray else picture.color
+    alpha = picture.alpha
+    if alpha is not None and file_format == "JPEG":
+        color, alpha = color * alpha + 1 - alpha, None
+    if file_format == "WEBP" and max(color.shape[-2:]) > WEBP_LONGEST_SIDE:
+        raise UserError(f"{path}: WebP holds at most {WEBP_LONGEST_SIDE} pixels a side; write PNG or TIFF")
+    bits = picture.bits if file_format in SIXTEEN_BIT else 8
+    samples = _quantise(color if alpha is None else torch.cat([color, alpha], dim=1), bits)
+    with replacing(path) as partial:
+        if file_format == "TIFF":
+            write_tiff(samples, partial, picture.metadata)
+        elif bits == 16:
+            write_png(samples, partial, picture.metadata)
+        else:
+            image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
+            image.save(partial, file_format, **OPTIONS[file_format], **_save_arguments(picture.metadata, file_format))
+
+
+def check_writable(path: Path) -> str:
+    """Pillow's name of the format that ``path`` asks for; :class:`UserError` if it cannot be written there."""
+    if path.suffix.lower() not in WRITABLE:
+        raise UserError(f"{path}: cannot write '{path.suffix}'; end the name in {', '.join(WRITABLE)}")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{path}: {folder} is a file, not a folder; choose another output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: no permission to write in {folder}; choose another output")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file")
+    return WRITABLE[path.suffix.lower()]
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` that takes its place when the block ends well, and is removed when not."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another output") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply an EXIF orientation (1 to 8) to samples (H, W, C)."""
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return np.ascontiguousarray(samples)
+
+
+def _eight_bit(image: Image.Image) -> np.ndarray:
+    """Samples (H, W, 1 to 4) of any mode Pillow knows."""
+    transparent = "transparency" in image.info or image.mode in ("LA", "RGBA", "PA", "La", "RGBa")
+    gray = image.mode in ("1", "L", "LA", "La")
+    mode = ("LA" if gray else "RGBA") if transparent else ("L" if gray else "RGB")
+    samples = np.asarray(image.convert(mode))
+    return samples if samples.ndim == 3 else samples[:, :, None]
+
+
+def _metadata(image: Image.Image) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for key in ("icc_profile", "dpi", "xmp"):
+        if image.info.get(key):
+            metadata[key] = image.info[key]
+    if image.mode == "CMYK":
+        metadata.pop("icc_profile", None)  # it describes inks, and the output is RGB
+    exif = image.getexif()
+    for tag in LAYOUT_TAGS & exif.keys():
+        del exif[tag]
+    for tag in PIXEL_SIZE_TAGS:
+        exif.get_ifd(EXIF_IFD).pop(tag, None)
+    if len(exif):
+        metadata["exif"] = exif.tobytes()
+    return metadata
+
+
+def _save_arguments(metadata: dict[str, Any], file_format: str) -> dict[str, Any]:
+    """Metadata as the format's ``save`` takes it; PNG has no keyword for XMP."""
+    if file_format != "PNG" or "xmp" not in metadata:
+        return metadata
+    arguments = {key: value for key, value in metadata.items() if key != "xmp"}
+    arguments["pnginfo"] = PngInfo()
+    arguments["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata["xmp"].decode("utf-8", "replace"))
+    return arguments
+
+
+def _quantise(samples: Tensor, bits: int) -> np.ndarray:
+    """(1, C, H, W) in [0, 1] to (H, W, C) whole numbers, a channel at a time to spare memory."""
+    kind = np.uint16 if bits == 16 else np.uint8
+    planes = [(plane.clamp(0, 1) * (2**bits - 1)).round().cpu().numpy().astype(kind) for plane in samples[0]]
+    return np.stack(planes, axis=2)

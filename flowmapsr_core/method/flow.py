@@ -1,0 +1,75 @@
+"""The flow between a high-resolution image (time 0) and its low-resolution counterpart (time 1).
+
+Notation of arXiv 2601.16660: ``x0`` is the HR latent, ``x1`` the LR latent on the same grid, and
+``0 <= s <= t <= 1``. A *velocity* is any callable ``u(x, t, s)`` with x of shape (B, C, H, W) and t, s of shape (B,);
+its conditioning (prompt, guidance) is already bound. ``u(x, t, s)`` is the average velocity from t down to s and
+``u(x, t, t)`` the instantaneous one.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+StepCallback = Callable[[int, int, Tensor], None]
+
+MAX_STEPS = 128  # the finest time grid that networks are trained on
+
+
+def per_sample(time: Tensor, x: Tensor) -> Tensor:
+    """Shape a time (B,) so that it broadcasts over x (B, C, H, W)."""
+    return time.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def interpolant(x0: Tensor, x1: Tensor, t: Tensor) -> Tensor:
+    """Linear interpolant ``x_t = (1 - t) x0 + t x1``; x0, x1 (B, C, H, W), t (B,)."""
+    return torch.lerp(x0, x1, per_sample(t, x0).to(x0.dtype))
+
+
+def conditional_velocity(x0: Tensor, x1: Tensor) -> Tensor:
+    """Time derivative of the interpolant between one pair, ``v = x1 - x0``."""
+    return x1 - x0
+
+
+def flow_map(u: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Jump from time t to time s in one evaluation, ``X(x; t -> s) = x - (t - s) u(x, t, s)``."""
+    return x - per_sample(t - s, x).to(x.dtype) * u(x, t, s)
+
+
+def posterior_mean(u: Velocity, x: Tensor, t: Tensor) -> Tensor:
+    """Flow-matching prediction of the HR latent, ``E[x0 | x_t] = x_t - t u(x_t, t, t)``.
+
+    At t = 1 it is the least-squares estimate of the HR image: the fidelity end of the trade-off.
+    """
+    return x - per_sample(t, x).to(x.dtype) * u(x, t, t)
+
+
+def check_steps(steps: int) -> None:
+    """Raise :class:`UserError` unless ``steps`` is a power of two that the time grid holds."""
+    if steps < 1 or steps > MAX_STEPS or steps & (steps - 1):
+        raise UserError(f"steps is {steps}; use a power of two: 1, 2 or 4 (up to {MAX_STEPS})")
+
+
+def sample(u: Velocity, x1: Tensor, steps: int, callback: StepCallback | None = None) -> Tensor:
+    """Carry an LR latent to time 0 in N flow-map jumps over the uniform grid ``1 = t_0 > ... > t_N = 0``.
+
+    Args:
+        u: velocity with its conditioning bound.
+        x1: LR latent (B, C, H, W), float; it is not modified.
+        steps: number of network evaluations N, a power of two.
+        callback: called after every step as ``callback(done, steps, x)``; raise from it to cancel.
+
+    Returns:
+        The HR latent, same shape as ``x1``.
+    """
+    check_steps(steps)
+    x = x1
+    for k in range(steps):
+        t, s = (x.new_full((x.shape[0],), 1 - i / steps, dtype=torch.float32) for i in (k, k + 1))
+        x = torch.sub(x, u(x, t, s), alpha=1 / steps)
+        if callback is not None:
+            callback(k + 1, steps, x)
+    return x

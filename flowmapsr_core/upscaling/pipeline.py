@@ -1,0 +1,199 @@
+"""The whole chain: resize, encode, sample, decode, match colours."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..codecs import Bands
+from ..errors import UserError
+from ..images.color import check_color, match_color
+from ..images.resize import resize
+from ..method.flow import check_steps, posterior_mean, sample
+from ..method.looks import Look, find_look
+from ..model import FlowMap
+from .meter import Meter, Progress
+from .plan import Plan, describe, in_memory, make_plan, ticks
+from .preview import Preview
+
+log = logging.getLogger("flowmapsr")
+
+MIN_SIDE = 4
+MAX_SCALE = 8
+MAX_GUIDANCE = 8.0
+
+
+@torch.no_grad()
+def upscale(
+    model: FlowMap,
+    image: Tensor,
+    scale: float = 4.0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    *,
+    look: str = "balanced",
+    size: tuple[int, int] | None = None,
+    color: str = "lr-residual",
+    color_strength: float = 1.0,
+    tile: int | None = None,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Upscale photographs.
+
+    Args:
+        model: from :func:`flowmapsr.flowmapsr_core.load_model`; it is evaluated in its dtype.
+        image: (B, 3, H, W) float in [0, 1]; every image of the batch is upscaled.
+        scale: factor from 1 to 8, any fraction; the output is ``round(scale * side)``.
+        steps: network evaluations, a power of two; default the look's (2 for ``balanced``).
+        guidance: guidance scale from 1 (none) to 8; default the look's.
+        look: ``faithful``, ``balanced`` or ``vivid``. ``faithful`` without ``steps`` reads the posterior mean.
+        size: exact output (height, width) in place of ``scale``.
+        color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`.
+        tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With a
+            ``LocalNet`` the result is the same for any value.
+        device: where the work is done; default the weights'.
+        progress: called as ``progress(done, total, preview)`` after every tile; ``preview()`` gives the picture as it
+            stands, (1, 3, h, w) in [0, 1], small. Raise from it to cancel.
+
+    Returns:
+        (B, 3, round(scale * H), round(scale * W)) float32 in [0, 1], on the image's device.
+
+    Raises:
+        UserError: an argument is out of its range, or the image is smaller than 4 px.
+    """
+    size = output_size(image, scale, size)
+    settings = override(find_look(look), steps, guidance)
+    check_color(color, color_strength)
+    device = device or next(model.parameters()).device
+    plan = make_plan(model, size, device, tile)
+    if log.isEnabledFor(logging.INFO):  # counting operations takes a moment
+        log.info("%s", describe(plan, model, settings.steps))
+
+    def work(lr: Tensor, meter: Meter, plan: Plan) -> Tensor:
+        meter.begin(ticks(plan, model, settings.steps, runs=2), lr)
+        x0 = sample_image(model, resize(lr, size).clamp(0, 1), settings, meter, plan)
+        sr = model.codec.decode(x0, bands(plan, meter))[..., : size[0], : size[1]]
+        del x0
+        return match_color(sr, lr, color, color_strength).clamp_(0, 1)
+
+    return each(work, image, model, settings, plan, device, progress)
+
+
+@torch.no_grad()
+def upscale_latent(
+    model: FlowMap,
+    image: Tensor,
+    settings: Look,
+    *,
+    tile: int | None = None,
+    overlap: int = 0,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """HR latents of images that have been resized to their final size already; the rest is as in :func:`upscale`.
+
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        overlap: what blended tiles share, in output pixels; 0 to choose.
+
+    Returns:
+        (B, C, ceil(H / factor), ceil(W / factor)) float32, scaled, on the image's device; factor is the codec's.
+    """
+    device = device or next(model.parameters()).device
+    plan = make_plan(model, (image.shape[2], image.shape[3]), device, tile)
+    if overlap:
+        plan = replace(plan, overlap=-(-overlap // model.codec.factor))
+
+    def work(single: Tensor, meter: Meter, plan: Plan) -> Tensor:
+        meter.begin(ticks(plan, model, settings.steps, runs=1), single)
+        return sample_image(model, single.clamp(0, 1), settings, meter, plan)
+
+    return each(work, image, model, settings, plan, device, progress)
+
+
+def each(
+    work: Callable[[Tensor, Meter, Plan], Tensor],
+    images: Tensor,
+    model: FlowMap,
+    settings: Look,
+    plan: Plan,
+    device: torch.device,
+    progress: Progress | None,
+) -> Tensor:
+    """``work`` of every image of a batch, one after another, with less memory where there is not enough."""
+    meter, results = Meter(progress, len(images)), []
+    for image in images.float().split(1):
+        attempt = partial(work, image.to(device), meter)
+        result, plan = in_memory(plan, model, settings.steps, attempt)
+        meter.finish()
+        results.append(result.to(images.device))
+        del result
+    return torch.cat(results) if len(results) > 1 else results[0]
+
+
+def sample_image(model: FlowMap, image: Tensor, settings: Look, meter: Meter, plan: Plan) -> Tensor:
+    """HR latent (1, C, ceil(H / factor), ceil(W / factor)) of an LR image (1, 3, H, W) in [0, 1] at its final size."""
+    x1 = encode(model, image, meter, plan)
+    if meter.progress is not None:
+        meter.show(Preview(model.codec, x1, image))
+    u = plan.tiling(model).velocity(model.velocity(settings.guidance), meter.on_tile)
+    ones = torch.ones(len(x1), device=x1.device)
+    x0 = posterior_mean(u, x1, ones) if settings.posterior_mean else sample(u, x1, settings.steps)
+    height, width = (-(-side // model.codec.factor) for side in image.shape[-2:])
+    return x0[..., :height, :width]
+
+
+def encode(model: FlowMap, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
+    """Latent of an image (1, 3, H, W) in [0, 1], its right and bottom edges repeated to fill the plan's cells."""
+    height, width = (cells * model.codec.factor for cells in plan.cells)
+    padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
+    return model.codec.encode(padded, bands(plan, meter))
+
+
+def bands(plan: Plan, meter: Meter) -> Bands | None:
+    """How the codec goes about an image; None: the whole of it at once."""
+    return Bands(plan.rows, plan.offload, meter.bands()) if plan.rows else None
+
+
+def check_scale(scale: float) -> None:
+    """Raise :class:`UserError` unless a factor is from 1 to 8."""
+    if not 1 <= scale <= MAX_SCALE:
+        raise UserError(f"the scale is {scale:g}; use a factor from 1 to {MAX_SCALE}")
+
+
+def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Exact output (height, width) for an image (B, 3, H, W); :class:`UserError` where there is none."""
+    if image.dim() != 4 or image.shape[1] != 3:
+        raise UserError(f"the image has shape {tuple(image.shape)}; give (batch, 3, height, width)")
+    height, width = image.shape[-2:]
+    if min(height, width) < MIN_SIDE:
+        raise UserError(
+            f"the image is {width}x{height} pixels; the smallest that can be upscaled is {MIN_SIDE}x{MIN_SIDE}"
+        )
+    if size is None:
+        check_scale(scale)
+        return round(scale * height), round(scale * width)
+    # one pixel of grace: an image shrunk by 8 has lost up to half a pixel to rounding
+    if not all(side <= wanted <= MAX_SCALE * (side + 1) for side, wanted in zip((height, width), size, strict=True)):
+        raise UserError(
+            f"{size[1]}x{size[0]} is not 1 to {MAX_SCALE} times the image's {width}x{height}; choose a size in between"
+        )
+    return size
+
+
+def override(look: Look, steps: int | None, guidance: float | None) -> Look:
+    """A look with single settings replaced; asking for steps means sampling, not the posterior mean."""
+    changed = look
+    if steps is not None:
+        check_steps(steps)
+        changed = replace(changed, steps=steps, posterior_mean=False)
+    if guidance is not None:
+        if not 1 <= guidance <= MAX_GUIDANCE:
+            raise UserError(f"guidance is {guidance:g}; use a value from 1 (none) to {MAX_GUIDANCE:g}")
+        changed = replace(changed, guidance=guidance)
+    return changed

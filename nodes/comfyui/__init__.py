@@ -1,0 +1,1 @@
+"""Every touch of ComfyUI's internals: its memory, its VAEs, its files, its images."""

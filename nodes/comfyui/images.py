@@ -1,0 +1,40 @@
+"""Between ComfyUI's images, (B, H, W, 3 or 4), and the core's, (B, 3, H, W)."""
+
+from collections.abc import Iterator
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...flowmapsr_core import UserError
+from ...flowmapsr_core.images.resize import resize_alpha
+
+
+def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Colour (B, 3, H, W) of a ComfyUI image, and its alpha (B, 1, H, W) if it has one."""
+    channels = image.movedim(-1, 1).float()
+    return channels[:, :3], channels[:, 3:] if channels.shape[1] == 4 else None
+
+
+def join_alpha(color: Tensor, alpha: Tensor | None = None) -> Tensor:
+    """A ComfyUI image of colour (B, 3, H, W) and alpha, which is resized to it."""
+    if alpha is not None:
+        color = torch.cat([color, resize_alpha(alpha, color)], dim=1)
+    return color.movedim(1, -1)
+
+
+def singles(images: Tensor) -> Iterator[Tensor]:
+    """The images of a batch, (1, C, H, W): work needs memory for one, and a cancel is heard before each."""
+    for image in images.split(1):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield image
+
+
+def pairs(images: Tensor, references: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each image with its reference; a single reference goes with all. :class:`UserError` if the numbers differ."""
+    if len(references) not in (1, len(images)):
+        raise UserError(
+            f"the reference is a batch of {len(references)}, the image a batch of {len(images)}; "
+            f"connect one reference, or one for each image"
+        )
+    return zip(singles(images), references.expand(len(images), -1, -1, -1).split(1), strict=True)

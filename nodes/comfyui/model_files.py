@@ -1,0 +1,48 @@
+"""Which of ComfyUI's model files are FlowMapSR checkpoints."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import folder_paths
+from safetensors import SafetensorError, safe_open
+
+from ...flowmapsr_core.files.checkpoint import BUILT_IN, FORMAT
+
+FOLDERS = ("flowmapsr", "diffusion_models")  # the first of two files of the same name counts
+
+folder_paths.add_model_folder_path(FOLDERS[0], str(Path(folder_paths.models_dir) / FOLDERS[0]))
+
+
+def model_names() -> list[str]:
+    """The built-in model, then the checkpoints in ``models/flowmapsr`` and ``models/diffusion_models``."""
+    found = [
+        name
+        for folder in FOLDERS
+        for name in folder_paths.get_filename_list(folder)
+        if is_checkpoint(folder_paths.get_full_path(folder, name))
+    ]
+    return [BUILT_IN, *dict.fromkeys(found)]
+
+
+def model_path(name: str) -> str:
+    """Where a model of :func:`model_names` is; ``FileNotFoundError`` by ComfyUI if it is nowhere."""
+    if name == BUILT_IN:
+        return name
+    paths = (folder_paths.get_full_path(folder, name) for folder in FOLDERS)
+    return next(filter(is_checkpoint, paths), None) or folder_paths.get_full_path_or_raise(FOLDERS[0], name)
+
+
+def is_checkpoint(path: str | None) -> bool:
+    """Whether a file says in its metadata that it is one."""
+    if path is None or not path.endswith(".safetensors"):
+        return False
+    return _says_so(path, Path(path).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _says_so(path: str, _changed: int) -> bool:
+    try:
+        with safe_open(path, framework="np") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False

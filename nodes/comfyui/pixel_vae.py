@@ -1,0 +1,40 @@
+"""What stands for the VAE of a model that has none in the usual sense."""
+
+import comfy.sd
+import torch
+
+from ...flowmapsr_core import UserError
+from ...flowmapsr_core.codecs import PixelCodec
+
+
+class PixelVAE(comfy.sd.VAE):
+    """A lossless pixel codec in the role of a VAE: all of ComfyUI's nodes for VAEs take it.
+
+    It is ComfyUI's own VAE for models that work on pixels, with ``factor`` x ``factor`` pixels in a latent cell.
+    """
+
+    def __init__(self, codec: PixelCodec) -> None:
+        super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
+        self.first_stage_model.encode = codec.encode
+        self.first_stage_model.decode = codec.decode
+        self.process_input = lambda image: image
+        self.process_output = lambda image: image.clamp(0, 1)
+        self.downscale_ratio = self.upscale_ratio = codec.factor
+        self.latent_channels = codec.channels
+        self.memory_used_encode = lambda shape, dtype: 4 * 3 * shape[2] * shape[3] * dtype.itemsize
+        self.memory_used_decode = lambda shape, dtype: 4 * shape[1] * shape[2] * shape[3] * dtype.itemsize
+
+
+class NoVAE(comfy.sd.VAE):
+    """In place of the VAE that a checkpoint lacks: the node that it is connected to says so when it runs."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.first_stage_model = None
+        self.size = 0
+        self.downscale_ratio = self.upscale_ratio = 8
+        self.latent_channels = 4
+
+    def throw_exception_if_invalid(self) -> None:
+        """Raise the :class:`UserError` that tells what to connect."""
+        raise UserError(f"{self.name} has no VAE of its own; connect the output of a Load VAE node here instead")

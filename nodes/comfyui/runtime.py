@@ -1,0 +1,116 @@
+"""What the nodes need of ComfyUI: its memory management, its progress bar."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor, nn
+
+from ...flowmapsr_core import load_model
+from ...flowmapsr_core.codecs import PixelCodec, VAECodecConfig
+from ...flowmapsr_core.files.checkpoint import BUILT_IN
+from ...flowmapsr_core.files.lora import PREFIX, load_lora
+from ...flowmapsr_core.files.safetensors_file import read_metadata
+from ...flowmapsr_core.upscaling.device import find_dtype
+from ...flowmapsr_core.upscaling.meter import Progress
+from .codec import ComfyCodec, vae_of_checkpoint
+from .model_files import model_path
+from .pixel_vae import NoVAE, PixelVAE
+
+PREVIEW_SIDE = 512
+PIXEL_SIZE = "flowmapsr_size"  # in a LATENT: height and width of the image, which may end within the last cells
+FP8 = "fp8_e4m3fn"
+LARGE = 2**16  # numbers in a weight that is worth storing in 8 bits
+
+ModelType = io.Custom("FLOWMAPSR_MODEL")
+
+
+def load_patcher(name: str = BUILT_IN, dtype: str = "auto") -> comfy.model_patcher.ModelPatcher:
+    """A model under ComfyUI's memory management: its layers cast, stream and take patches as ComfyUI's own do.
+
+    What stands for its VAE is its attachment "vae".
+    """
+    path = model_path(name)
+    device = comfy.model_management.get_torch_device()
+    codec = None if path == BUILT_IN else comfy_codec(path)
+    model = load_model(path, dtype=find_dtype("auto" if dtype == FP8 else dtype, device), vae=codec)
+    use_comfy_layers(model)
+    if dtype == FP8:
+        store_in_fp8(model.network)
+    patcher = comfy.model_patcher.ModelPatcher(model, device, comfy.model_management.unet_offload_device())
+    own = PixelVAE(model.codec) if isinstance(model.codec, PixelCodec) else getattr(model.codec, "comfy_vae", None)
+    patcher.set_attachments("vae", own or NoVAE(name))
+    return patcher
+
+
+def comfy_codec(path: str) -> ComfyCodec | None:
+    """For a model of VAE latents, a codec with the VAE in the file, if there is one; None for any other model."""
+    section = json.loads(read_metadata(Path(path))[0].get("config", "{}")).get("codec", {})
+    if section.pop("type", "") != "VAECodec":
+        return None
+    config = VAECodecConfig(**section)
+    return ComfyCodec(config, vae_of_checkpoint(path, config))
+
+
+def use_comfy_layers(model: nn.Module) -> None:
+    """Turn torch's layers into the ``comfy.ops`` classes derived from them, weights untouched."""
+    for module in model.modules():
+        if type(module).__module__.startswith("torch.nn."):
+            module.__class__ = getattr(comfy.ops.manual_cast, type(module).__name__, type(module))
+
+
+def store_in_fp8(network: nn.Module) -> None:
+    """Store the large weights in 8 bits; ``comfy.ops`` layers cast them when they are used."""
+    for module in network.modules():
+        if hasattr(module, "comfy_cast_weights") and module.weight.numel() >= LARGE:
+            module.weight.data = module.weight.data.to(torch.float8_e4m3fn)
+
+
+def with_lora(patcher: comfy.model_patcher.ModelPatcher, path: Path, scale: float) -> comfy.model_patcher.ModelPatcher:
+    """The model with one more LoRA among its patches; weights are shared, and at scale 0 nothing is patched.
+
+    Raises :class:`UserError` if the file is no LoRA or does not fit the model.
+    """
+    patched = patcher.clone()
+    # ComfyUI's own list of layer names is for models that call their network "diffusion_model", as the file does
+    keys = {PREFIX + name.removesuffix(".weight"): f"network.{name}" for name in load_lora(path, patcher.model)}
+    if scale:
+        patched.add_patches(comfy.lora.load_lora(comfy.utils.load_torch_file(str(path), safe_load=True), keys), scale)
+    return patched
+
+
+def progress() -> Progress:
+    """Progress bar with a preview; raises ComfyUI's interrupt when the user cancels."""
+    bar = None
+
+    def update(done: int, total: int, preview: Callable[[], Tensor]) -> None:
+        nonlocal bar
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar = bar or comfy.utils.ProgressBar(total)
+        pixels = (preview()[0].permute(1, 2, 0).float().cpu() * 255).round().to(torch.uint8)
+        bar.update_absolute(done, total, ("JPEG", Image.fromarray(np.asarray(pixels)), PREVIEW_SIDE))
+
+    return update
+
+
+def percent() -> Callable[[int, int], None]:
+    """Progress bar in whole percents, of ``update(done, total)``; it may be called thousands of times."""
+    bar, shown = comfy.utils.ProgressBar(100), 0
+
+    def update(done: int, total: int) -> None:
+        nonlocal shown
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if 100 * done // total != shown:
+            shown = 100 * done // total
+            bar.update_absolute(shown)
+
+    return update

@@ -1,0 +1,145 @@
+"""HR crops for a training step: any step's can be drawn without those before it, so a resumed run goes on as it was."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from ...flowmapsr_core.errors import UserError
+from ..recipe.recipe import Data, check
+from .photos import UNREADABLE, Photo, find_photos, load_rgb, to_tensor
+
+RATIOS = 3  # aspect ratios on either side of the square
+TRIES = 100  # damaged photographs in a row
+
+Shape = tuple[int, int]
+
+
+class Crop(NamedTuple):
+    """A crop to draw: number ``number`` of step ``step``'s batch, of ``shape`` (height, width) pixels."""
+
+    step: int
+    number: int
+    shape: Shape
+
+
+def bucket_shapes(side: int, aspect: float, multiple: int) -> list[Shape]:
+    """(height, width) of about ``side**2`` pixels, multiples of ``multiple``, from upright ``aspect`` to lying."""
+    ratios = [aspect ** (k / RATIOS) for k in range(-RATIOS, RATIOS + 1)]
+    shapes = ((side / math.sqrt(ratio), side * math.sqrt(ratio)) for ratio in ratios)
+    return sorted({(_nearest(height, multiple), _nearest(width, multiple)) for height, width in shapes})
+
+
+def _nearest(length: float, multiple: int) -> int:
+    return max(multiple, round(length / multiple) * multiple)
+
+
+class PhotoCrops(Dataset):
+    """Crops of photographs, each put into the bucket whose shape is most like its own.
+
+    A crop shows a window ``zoom`` times its own size, shrunk: photographs from the web are soft at full size, and a
+    network that never saw a sharp pixel cannot make one. ``tone`` is how much contrast a crop may lose; what is left
+    is placed anywhere between black and white, half of the time as a negative, so that a few photographs do not teach
+    which brightness goes with which shape.
+
+    Raises :class:`UserError` if the folder holds no photograph that is large enough.
+    """
+
+    def __init__(self, data: Data, multiple: int, seed: int) -> None:
+        check(bool(data.photos), "data.photos must name a folder of photographs")
+        self.data, self.seed = data, seed
+        photos, self.unreadable = find_photos(Path(data.photos), 32)
+        self.budgets: list[tuple[int, dict[Shape, list[Photo]]]] = []
+        for budget in data.budgets:
+            shapes = bucket_shapes(budget.side, data.aspect, multiple)
+            self.budgets.append((budget.batch, _buckets(photos, shapes)))
+            if not self.budgets[-1][1]:
+                raise UserError(f"{data.photos} holds no photograph of at least {budget.side}x{budget.side} pixels")
+
+    @property
+    def shortest_side(self) -> int:
+        """Shortest side of any crop, in pixels."""
+        return min(min(shape) for _, buckets in self.budgets for shape in buckets)
+
+    def draw_bucket(self, step: int) -> tuple[Shape, int]:
+        """(shape, batch) of a step; a bucket comes as often as it has photographs."""
+        random = np.random.default_rng((self.seed, step))
+        batch, buckets = self.budgets[random.integers(len(self.budgets))]
+        shares = np.array([len(photos) for photos in buckets.values()], float)
+        return list(buckets)[random.choice(len(shares), p=shares / shares.sum())], batch
+
+    def __getitem__(self, crop: Crop) -> tuple[Tensor, list[str]]:
+        """The crop (3, H, W) in [0, 1], and the names of damaged photographs that were passed over for it."""
+        random = np.random.default_rng((self.seed, crop.step, 1 + crop.number))
+        photos = next(buckets[crop.shape] for _, buckets in self.budgets if crop.shape in buckets)
+        damaged = []
+        for _ in range(TRIES):
+            photo = photos[random.integers(len(photos))]
+            try:
+                return self._cut(load_rgb(photo), crop.shape, random), damaged
+            except UNREADABLE:
+                damaged.append(photo.name)
+        raise UserError(f"{TRIES} photographs in a row could not be decoded, the last {damaged[-1]}; check the folder")
+
+    def _cut(self, image: Image.Image, shape: Shape, random: np.random.Generator) -> Tensor:
+        height, width = shape
+        low, high = self.data.zoom
+        most = min(high, image.width / width, image.height / height)
+        zoom = random.uniform(min(low, most), most)
+        left, top = (
+            random.uniform(0, side - zoom * part) for side, part in zip(image.size, (width, height), strict=True)
+        )
+        box = (left, top, left + zoom * width, top + zoom * height)
+        crop = to_tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+        turn = int(random.integers(4))
+        crop = crop.rot90(turn if height == width else turn // 2 * 2, (1, 2))
+        crop = crop.flip(2) if random.integers(2) else crop
+        return self._change_tone(crop, random) if self.data.tone else crop
+
+    def _change_tone(self, crop: Tensor, random: np.random.Generator) -> Tensor:
+        contrast = 1 - random.uniform(0, self.data.tone)
+        crop = 1 - crop if random.integers(2) else crop
+        return crop * contrast + random.uniform(0, 1 - contrast)
+
+
+def _buckets(photos: dict[Photo, tuple[int, int]], shapes: list[Shape]) -> dict[Shape, list[Photo]]:
+    buckets: dict[Shape, list[Photo]] = {}
+    for photo, (width, height) in photos.items():
+        shape = min(shapes, key=lambda shape: abs(math.log(shape[1] / shape[0] * height / width)))
+        if height >= shape[0] and width >= shape[1]:
+            buckets.setdefault(shape, []).append(photo)
+    return buckets
+
+
+class StepSampler(Sampler[list[Crop]]):
+    """The crops of one process, a list per micro-batch, from step ``start`` to ``stop``.
+
+    A step's crops are shared out in order, so that several processes, or several micro-batches, see together what one
+    would see alone.
+    """
+
+    def __init__(self, crops: PhotoCrops, start: int, stop: int, parts: int, process: int, processes: int) -> None:
+        self.crops, self.steps = crops, range(start, stop)
+        self.parts, self.process, self.processes = parts, process, processes
+
+    def __iter__(self) -> Iterator[list[Crop]]:
+        for step in self.steps:
+            shape, batch = self.crops.draw_bucket(step)
+            share = batch // (self.parts * self.processes)
+            for part in range(self.parts):
+                first = (part * self.processes + self.process) * share
+                yield [Crop(step, first + i, shape) for i in range(share)]
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.parts
+
+
+def collate(items: list[tuple[Tensor, list[str]]]) -> tuple[Tensor, list[str]]:
+    """Crops (B, 3, H, W), and the damaged photographs met."""
+    return torch.stack([crop for crop, _ in items]), [name for _, names in items for name in names]

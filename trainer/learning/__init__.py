@@ -1,0 +1,1 @@
+"""How weights change: their average, a LoRA beside them, and the learning rate."""

@@ -1,0 +1,31 @@
+"""Exponential moving average of the weights: the teacher of self-distillation, and what is exported."""
+
+import copy
+from typing import Any
+
+import torch
+
+from ...flowmapsr_core.model import FlowMap
+
+
+class Ema:
+    """A copy of a model whose weights follow it with a decay that rises to ``decay`` over the first steps."""
+
+    def __init__(self, model: FlowMap, decay: float) -> None:
+        shared = {id(model.codec): model.codec}  # it does not change
+        self.model = copy.deepcopy(model, shared).requires_grad_(False).eval()
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: FlowMap, step: int) -> None:
+        """Move towards ``model`` after optimiser step ``step`` (from 0)."""
+        decay = min(self.decay, (step + 1) / (step + 10))
+        for averaged, current in zip(self.model.parameters(), model.parameters(), strict=True):
+            if current.requires_grad:  # the others do not change
+                averaged.lerp_(current, 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state)

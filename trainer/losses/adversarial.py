@@ -1,0 +1,84 @@
+"""Adversarial fine-tuning: a discriminator of latents and its losses (arXiv 2601.16660, section 3).
+
+The losses pair every prediction x0' with the x0 of its own LR image (relativistic pairing, as in R3GAN,
+arXiv 2501.05441): what counts is by how much one looks more real than the other.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...flowmapsr_core.method.flow import Velocity, flow_map
+
+SMALLEST = 24  # cells along each side that a discriminator takes
+
+
+class PatchDiscriminator(nn.Sequential):
+    """PatchGAN (arXiv 1611.07004) on latents: (B, C, H, W) to scores (B, 1, H // 8 - 2, W // 8 - 2), high for real.
+
+    H and W are at least SMALLEST cells; a score sees 70 x 70 of them.
+
+    Args:
+        channels: C, the codec's.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, 64, 4, stride=2, padding=1),
+            nn.SiLU(),
+            *_block(64, 128, stride=2),
+            *_block(128, 256, stride=2),
+            *_block(256, 512, stride=1),
+            nn.Conv2d(512, 1, 4, padding=1),
+        )
+
+
+def _block(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, 4, stride, padding=1), nn.GroupNorm(32, outputs), nn.SiLU()
+
+
+def two_step_prediction(u: Velocity, x1: Tensor) -> Tensor:
+    """``x0' = X(x_h; 1/2 -> 0)`` from ``x_h = sg(X(x1; 1 -> 1/2))``, both (B, C, H, W): only the second jump learns."""
+    one, half, zero = (x1.new_full((len(x1),), time, dtype=torch.float32) for time in (1.0, 0.5, 0.0))
+    with torch.no_grad():
+        x_h = flow_map(u, x1, one, half)
+    return flow_map(u, x_h, half, zero)
+
+
+def generator_loss(fake: Tensor, real: Tensor) -> Tensor:
+    """``E softplus(-(D(x0') - D(x0)))`` of scores of any one shape; train the generator alone with it."""
+    return F.softplus(real - fake).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """``E softplus(-(D(x0) - D(sg x0')))`` of scores of any one shape; detach x0' before it is scored."""
+    return F.softplus(fake - real).mean()
+
+
+def gradient_penalty(discriminator: nn.Module, x: Tensor) -> Tensor:
+    """``E |dD(x)/dx|^2`` where D is the mean score of a latent: R1 for x = x0, R2 for x = x0' (arXiv 2501.05441)."""
+    x = x.detach().requires_grad_()
+    score = discriminator(x).flatten(1).mean(dim=1)
+    (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+class ScoreGap:
+    """Running mean of ``D(x0) - D(x0')``: training has converged where it is 0, real and fake scores having met."""
+
+    def __init__(self, decay: float = 0.99) -> None:
+        self.decay = decay
+        self.mean, self.steps = 0.0, 0
+
+    def update(self, gap: float) -> float:
+        """Take in a step's mean difference; returns the running mean (at first, of all steps alike)."""
+        self.steps += 1
+        share = max(1 - self.decay, 1 / self.steps)
+        self.mean += share * (gap - self.mean)
+        return self.mean
+
+    def state_dict(self) -> dict[str, float]:
+        return {"mean": self.mean, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.mean, self.steps = state["mean"], int(state["steps"])

@@ -1,0 +1,1 @@
+"""A run: its stages one after another, what they start from, leave behind and resume from."""

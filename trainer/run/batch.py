@@ -1,0 +1,126 @@
+"""One training batch: pairs, times, guidance, and the target that the network's output is compared with."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from ...flowmapsr_core.codecs import Codec
+from ...flowmapsr_core.method.flow import Velocity, conditional_velocity, interpolant
+from ..data.pairs import make_pairs
+from ..objectives import JUMPS, USE_VELOCITY, flow_matching_target, guided_velocity
+from ..recipe.recipe import Recipe, Stage
+
+GUIDED = ("guided", "adversarial")  # stages whose velocities are guided
+
+
+@dataclass
+class Draws:
+    """What is drawn for each sample of a step: t, s, w (B,) float32, negative, jump (B,) bool, place (B, 2).
+
+    Jumps have s < t, the rest (flow matching) s = t. ``w`` is the guidance of the target, ``place`` in [0, 1) where
+    the perceptual loss looks.
+    """
+
+    t: Tensor
+    s: Tensor
+    w: Tensor
+    negative: Tensor
+    jump: Tensor
+    place: Tensor
+
+    def rows(self, rows: slice | Tensor, device: torch.device | None = None) -> "Draws":
+        """Some of the samples, on a device."""
+        parts = (getattr(self, field.name)[rows] for field in dataclasses.fields(Draws))
+        return Draws(*(part.to(device or part.device) for part in parts))
+
+
+def draw(recipe: Recipe, stage: Stage, batch: int, generator: Generator) -> Draws:
+    """Draw a whole step's samples."""
+    negative, w = torch.zeros(batch, dtype=torch.bool), torch.ones(batch)
+    if stage.kind in GUIDED:
+        negative = torch.rand(batch, generator=generator) < recipe.guidance.negative
+        low, high = recipe.guidance.scale
+        low = high if recipe.guidance.mode == "fixed" else low
+        w = low + (high - low) * torch.rand(batch, generator=generator)
+        w[(torch.rand(batch, generator=generator) < recipe.guidance.none) | negative] = 1.0
+    # spread evenly, so that every process and every degradation gets its part of them
+    share = 0.0 if stage.kind == "flow-matching" else recipe.times.jumps
+    count = ((torch.arange(batch + 1) * share) + 1e-6).floor()
+    jump = count.diff() > 0
+    t, s = recipe.times.flow_matching(batch, generator, zero=stage.objective == "lagrangian")
+    pairs = recipe.times.shortcut if stage.objective == "shortcut" else recipe.times.intervals
+    jump_t, jump_s = pairs(batch, generator)
+    place = torch.rand(batch, 2, generator=generator)
+    return Draws(torch.where(jump, jump_t, t), torch.where(jump, jump_s, s), w, negative, jump, place)
+
+
+@dataclass
+class Batch:
+    """Latents of a micro-batch (B, C, H, W) and what was drawn for it.
+
+    Attributes:
+        x0, x1: HR and LR latents of the pairs; a negative sample's x0 is its milder degradation.
+        x_t, v: interpolant at t and its velocity.
+        hr: x0 as an image (B, 3, H, W) in [0, 1].
+        weight: of the sample's loss (B,).
+        seen: the guidance scale that the network is told (B,).
+    """
+
+    draws: Draws
+    x0: Tensor
+    x1: Tensor
+    x_t: Tensor
+    v: Tensor
+    hr: Tensor
+    weight: Tensor
+    seen: Tensor
+
+
+def make_batch(hr: Tensor, draws: Draws, recipe: Recipe, codec: Codec, generators: list[Generator]) -> Batch:
+    """Degrade HR crops (B, 3, H, W) in [0, 1], a group of them for each generator, and place them in time."""
+    target, lr, weight = make_pairs(hr, recipe.degrade, draws.negative, generators)
+    x0, x1 = codec.encode(target), codec.encode(lr)
+    seen = draws.w if recipe.guidance.mode == "input" else torch.ones_like(draws.w)
+    x_t, v = interpolant(x0, x1, draws.t), conditional_velocity(x0, x1)
+    return Batch(draws, x0, x1, x_t, v, target, weight, seen)
+
+
+@torch.no_grad()
+def make_target(batch: Batch, teacher, recipe: Recipe, stage: Stage) -> Tensor:
+    """What ``u(x_t, t, s)`` should be, (B, C, H, W): self-distillation for jumps, (guided) velocities for the rest."""
+    draws, jump = batch.draws, batch.draws.jump
+    v = batch.v.clone()
+    if stage.kind in GUIDED:
+        rows = _some((draws.w != 1) & (~jump | (stage.objective in USE_VELOCITY)))
+        part = draws.rows(rows)
+        u_negative = bind(teacher, torch.ones_like(part.w), torch.ones_like(part.negative))
+        v[rows] = guided_velocity(u_negative, batch.x_t[rows], v[rows], part.t, part.w)
+    u = bind(teacher, batch.seen, draws.negative)
+    target = flow_matching_target(u, batch.x_t, v, draws.t, draws.s)
+    if stage.kind != "flow-matching":
+        rows = _some(jump)
+        part = draws.rows(rows)
+        u = bind(teacher, batch.seen[rows], part.negative)
+        options = {"finest": recipe.times.finest} if stage.objective == "shortcut" else {}
+        jumps = JUMPS[stage.objective](u, batch.x_t[rows], v[rows], part.t, part.s, **options)
+        target[jump] = jumps[jump[rows]]
+    return target
+
+
+def _some(rows: Tensor) -> Tensor:
+    """These rows (B,) bool, or the first if there are none: a teacher spread over processes must be called by all."""
+    return rows if rows.any() else torch.arange(len(rows), device=rows.device) == 0
+
+
+def bind(model, w: Tensor, negative: Tensor) -> Velocity:
+    """The model with its conditioning bound, float32 out."""
+    return lambda x, t, s: model(x, t, s, w, negative).float()
+
+
+def generator_of(*key: int) -> Generator:
+    """Randomness of one thing (seed, step, ...), so that a resumed run draws what an uninterrupted one would."""
+    entropy = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(entropy[0]))

@@ -1,0 +1,55 @@
+"""The files that people load: checkpoints and LoRAs."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...flowmapsr_core.files.checkpoint import save_checkpoint
+from ...flowmapsr_core.files.lora import save_lora
+from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.upscaling.device import DTYPES
+from ..recipe.recipe import Recipe, Stage
+
+
+def result_file(recipe: Recipe, stage: Stage) -> Path:
+    """What people load, written anew at every checkpoint."""
+    name = "lora.safetensors" if stage.kind == "adversarial" else "model.safetensors"
+    return Path(recipe.output.folder) / name
+
+
+def stage_file(recipe: Recipe, index: int) -> Path:
+    """The result of a stage in full precision. It is written last: a stage whose file is there is done."""
+    return Path(recipe.output.folder) / f"stage-{index + 1}-{recipe.stages[index].kind}.safetensors"
+
+
+def start_of(recipe: Recipe, index: int) -> str | Path:
+    """The checkpoint that a stage starts from; empty for fresh weights."""
+    if index == 0:
+        return recipe.start_from
+    # a LoRA belongs to the model that people load, rounded as it is
+    adversarial = recipe.stages[index].kind == "adversarial"
+    return result_file(recipe, recipe.stages[index - 1]) if adversarial else stage_file(recipe, index - 1)
+
+
+def export(model: FlowMap, recipe: Recipe, index: int, step: int, done: bool) -> None:
+    """Write the weights as a checkpoint that upscaling loads, or as a LoRA; the stage's file too if it is done."""
+    output, stage, settings = recipe.output, recipe.stages[index], recipe.adversarial
+    info: dict[str, Any] = {key: text for key in ("title", "author", "license") if (text := getattr(output, key))}
+    info["training"] = {
+        "steps": step,
+        "batches": [f"{budget.batch} x {budget.side} px" for budget in recipe.data.budgets],
+        "stages": [asdict(stage) for stage in recipe.stages[: index + 1]],
+        "guidance": recipe.guidance.mode,
+    }
+    result = result_file(recipe, stage)
+    if stage.kind == "adversarial":
+        from ..learning.adapter import lora_layers  # peft takes seconds to import
+
+        base = model.info.get("hash_sha256", "")
+        for path in (result, stage_file(recipe, index))[: 1 + done]:
+            save_lora(path, lora_layers(model), settings.rank, settings.alpha, base, info)
+        return
+    model.info = info
+    save_checkpoint(model, result, DTYPES[output.dtype])
+    if done:
+        save_checkpoint(model, stage_file(recipe, index))

@@ -1,0 +1,210 @@
+"""What a stage trains: its modules, their optimisers, and the loss of a micro-batch, term by term."""
+
+import copy
+import math
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ...flowmapsr_core.method.flow import Velocity, per_sample
+from ...flowmapsr_core.model import FlowMap
+from ..learning.ema import Ema
+from ..losses.adversarial import (
+    PatchDiscriminator,
+    ScoreGap,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    two_step_prediction,
+)
+from ..losses.weighting import LossWeight
+from ..recipe.recipe import Recipe, Stage
+from .accelerator import is_sharded
+from .batch import Batch, bind, make_target
+
+Figures = dict[str, Tensor]
+GAP = "score gap"  # running mean: 0 where real and fake scores have met
+
+
+class Learner:
+    """Trains the network with one objective, its weights averaged.
+
+    Attributes:
+        model: the prepared network; its gradient is taken.
+        ema: averaged weights, if there are any: they teach, and are validated and exported.
+        modules: everything with parameters that are trained, prepared.
+    """
+
+    def __init__(self, recipe: Recipe, stage: Stage, model: FlowMap, accelerator: Accelerator) -> None:
+        self.recipe, self.stage, self.accelerator = recipe, stage, accelerator
+        settings = recipe.optimizer
+        groups = [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": settings.weight_decay}]
+        weighting = LossWeight() if recipe.loss.learned_weight else None
+        if weighting:
+            groups.append({"params": list(weighting.parameters()), "weight_decay": 0.0})
+        self.lr = settings.lr if stage.kind != "adversarial" else recipe.adversarial.lr
+        self.codec = model.codec
+        self.jumps = stage.kind != "flow-matching"
+        self.ema = Ema(model, settings.ema) if settings.ema else None
+        self.shell = None
+        if is_sharded(accelerator):
+            model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]  FSDP takes no other
+            self.shell = copy.deepcopy(model)
+        if self.ema:
+            self.ema.model.to(accelerator.device)
+            accelerator.register_for_checkpointing(self.ema)
+        self.model, self.optimizer = accelerator.prepare(model, adamw(groups, self.lr))
+        self.weighting = accelerator.prepare(weighting) if weighting else None
+        self.perceptual = make_perceptual(recipe, accelerator)
+        self.modules = [self.model] + ([self.weighting] if self.weighting else [])
+
+    @property
+    def teacher(self) -> torch.nn.Module:
+        """What gives self-distillation its targets."""
+        return self.ema.model if self.ema else self.model
+
+    def result(self) -> FlowMap:
+        """The model to validate and export. All processes call it; if the weights are sharded, the main one gets it."""
+        if self.shell is None:
+            return self.ema.model if self.ema else self.accelerator.unwrap_model(self.model)
+        weights = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            self.shell.to(self.accelerator.device).load_state_dict(weights)
+        return self.shell
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
+        """Loss of a micro-batch, and what it is made of: unweighted, so that they compare over a run."""
+        draws, n, jump = batch.draws, len(batch.x_t), batch.draws.jump
+        with self.accelerator.autocast():
+            target = make_target(batch, self.teacher, self.recipe, self.stage)
+        u = self.model(batch.x_t, draws.t, draws.s, batch.seen, draws.negative).float()
+        error = batch.weight * (u - target).square().mean(dim=(1, 2, 3))
+        figures = {"velocity": error[~jump].sum() / n}
+        if self.jumps:
+            figures["jump"] = error[jump].sum() / n
+        loss = (self.weighting(error, draws.t, draws.s) if self.weighting else error).mean()
+        if self.perceptual:
+            # x_t - t u is an HR prediction where a jump ends at 0, or s = t
+            ends = ~jump | (draws.s == 0)
+            figures["perceptual"] = u.sum() * 0
+            if ends.any():
+                x0 = batch.x_t - per_sample(draws.t, u) * u
+                distance = self.perceptual(x0[ends], batch.hr[ends], draws.t[ends], self.codec, draws.place[ends])
+                figures["perceptual"] = distance.sum() / n
+            loss = loss + figures["perceptual"]
+        return loss, figures
+
+    def set_rate(self, factor: float) -> None:
+        """Set the share of the learning rate. Before the gradient is taken: DeepSpeed steps as it takes it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
+
+    def update(self, step: int) -> float:
+        """Optimiser step ``step`` of the stage; returns the norm of the gradient."""
+        norm = self.clip(self.model)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update(self.accelerator.unwrap_model(self.model), step)
+        return norm
+
+    def clip(self, module: torch.nn.Module) -> float:
+        """Shorten the gradient if it is too long; returns its norm as it was, FloatingPointError if it has none."""
+        norm = float(self.accelerator.clip_grad_norm_(module.parameters(), self.recipe.optimizer.clip) or 0.0)
+        if self.accelerator.scaler is None and not math.isfinite(norm):  # a scaler skips such steps by itself
+            raise FloatingPointError(f"the gradient is {norm}")
+        return norm
+
+    def observe(self, figures: dict[str, float]) -> dict[str, float]:
+        """Take in a step's figures, averaged over the processes; returns those that are losses."""
+        return figures
+
+    def gauges(self) -> dict[str, float]:
+        """What says how training stands, besides the losses."""
+        return {}
+
+
+class AdversarialLearner(Learner):
+    """Trains a LoRA against a discriminator, by turns; the discriminator alone for the first ``warmup`` steps."""
+
+    def __init__(self, recipe: Recipe, stage: Stage, model: FlowMap, accelerator: Accelerator) -> None:
+        super().__init__(recipe, stage, model, accelerator)
+        discriminator = PatchDiscriminator(model.codec.channels)
+        critic = adamw([{"params": list(discriminator.parameters())}], self.lr)
+        self.discriminator, self.critic = accelerator.prepare(discriminator, critic)
+        self.gap = ScoreGap()
+        self.modules.append(self.discriminator)
+        accelerator.register_for_checkpointing(self.gap)
+
+    def judges(self, step: int) -> bool:
+        """Whether it is the discriminator's turn."""
+        return step < self.recipe.adversarial.warmup or (step - self.recipe.adversarial.warmup) % 2 == 1
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
+        u = bind(self.model, batch.seen, batch.draws.negative)
+        return self.judge(batch, u) if self.judges(step) else self.mend(batch, u, step)
+
+    def judge(self, batch: Batch, u: Velocity) -> tuple[Tensor, Figures]:
+        """The discriminator's turn."""
+        settings, real = self.recipe.adversarial, batch.x0
+        with torch.no_grad():
+            fake = two_step_prediction(u, batch.x1)
+        scores = self.discriminator(torch.cat([real, fake])).chunk(2)
+        figures = {"discriminator": discriminator_loss(*scores)}
+        for name, weight, x in (("r1", settings.r1, real), ("r2", settings.r2, fake)):
+            if weight:
+                figures[name] = weight * gradient_penalty(self.discriminator, x)
+        loss = torch.stack(list(figures.values())).sum()
+        return loss, {**figures, GAP: (scores[0] - scores[1]).mean()}
+
+    def mend(self, batch: Batch, u: Velocity, step: int) -> tuple[Tensor, Figures]:
+        """The LoRA's turn."""
+        # the discriminator's weights stay out of it, until update(): no process is to wait for their gradients
+        discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
+        fake, score = discriminator(two_step_prediction(u, batch.x1)), discriminator(batch.x0)
+        figures = {"adversarial": generator_loss(fake, score)}
+        loss, mu = figures["adversarial"], self.recipe.adversarial.reconstruction
+        if mu:
+            reconstruction, more = super().loss(batch, step)
+            loss, figures = loss + mu * reconstruction, figures | more
+        return loss, figures
+
+    def set_rate(self, factor: float) -> None:
+        super().set_rate(factor)
+        for group in self.critic.param_groups:
+            group["lr"] = self.lr * factor
+
+    def update(self, step: int) -> float:
+        if not self.judges(step):
+            norm = super().update(step)
+            self.accelerator.unwrap_model(self.discriminator).requires_grad_(True)
+            return norm
+        norm = self.clip(self.discriminator)
+        self.critic.step()
+        self.critic.zero_grad()
+        return norm
+
+    def observe(self, figures: dict[str, float]) -> dict[str, float]:
+        if GAP in figures:
+            figures[GAP] = self.gap.update(figures[GAP])
+        return {name: value for name, value in figures.items() if name != GAP}
+
+    def gauges(self) -> dict[str, float]:
+        return {GAP: round(self.gap.mean, 4)}
+
+
+def make_perceptual(recipe: Recipe, accelerator: Accelerator):
+    """LPIPS as the recipe wants it, or None."""
+    settings = recipe.loss
+    if not settings.perceptual:
+        return None
+    from ..losses.perceptual import Perceptual
+
+    perceptual = Perceptual(settings.backbone, settings.perceptual, pretrained=settings.pretrained)
+    return perceptual.to(accelerator.device)
+
+
+def adamw(groups: list[dict], lr: float) -> torch.optim.AdamW:
+    """AdamW as every stage uses it."""
+    return torch.optim.AdamW(groups, lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)

@@ -1,0 +1,206 @@
+"""The training loop: stages one after another, each from the checkpoint of the one before."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, parse_flag_from_env, set_seed
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ...flowmapsr_core.errors import UserError
+from ...flowmapsr_core.model import FlowMap
+from ..data.crops import PhotoCrops, StepSampler, collate
+from ..learning.schedule import lr_factor
+from ..losses.adversarial import SMALLEST
+from ..recipe.recipe import Recipe
+from .accelerator import start_accelerator, track_picture
+from .batch import GUIDED, Batch, draw, generator_of, make_batch
+from .export import export, result_file, stage_file, start_of
+from .learner import AdversarialLearner, Learner
+from .start import build_model, keep_start
+from .state import append_log, claim_folder, load_state, save_state, trim_log, written
+from .validation import load_crops, save_png, validate
+from .watch import LossWatch
+
+TRACKED = 10  # steps between the figures that trackers get
+
+
+def train(recipe: Recipe) -> Path:
+    """Run a recipe's stages, from the last checkpoint if there is one; returns the checkpoint (or LoRA) of the last.
+
+    Raises :class:`UserError` for unusable data, a full disk or a loss that explodes; the last checkpoint stays.
+    """
+    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    with processes.main_process_first():
+        if processes.is_main_process:
+            claim_folder(recipe)
+    for index in range(len(recipe.stages)):
+        if not stage_file(recipe, index).exists():
+            StageRun(recipe, index).run()
+    processes.destroy_process_group()
+    return result_file(recipe, recipe.stages[-1])
+
+
+class StageRun:
+    """One stage: what it trains, where it stands (``done`` steps of it), and how it goes on."""
+
+    def __init__(self, recipe: Recipe, index: int) -> None:
+        self.recipe, self.index, self.stage = recipe, index, recipe.stages[index]
+        self.folder = Path(recipe.output.folder)
+        self.first = recipe.first_step(index)
+        self.parts = recipe.optimizer.accumulate
+        self.accelerator = start_accelerator(recipe)
+        set_seed(recipe.seed + index)
+        start = start_of(recipe, index)
+        model, new = build_model(recipe, start)
+        self.codec = model.codec
+        self.crops = PhotoCrops(recipe.data, model.codec.factor * model.network.stride, recipe.seed)
+        validates = bool(recipe.data.validation) and self.accelerator.is_main_process
+        self.validation = load_crops(Path(recipe.data.validation)) if validates else None
+        self.learner = self.make_learner(model)
+        self.watch = LossWatch()
+        self.accelerator.register_for_checkpointing(self.watch)
+        self.done = load_state(self.accelerator, self.folder, index)
+        self.damaged: set[str] = set()
+        self.announce(start, new)
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps behind, counted over all stages."""
+        return self.first + self.done
+
+    def make_learner(self, model: FlowMap) -> Learner:
+        """What the stage trains; sees at the start that the recipe's last stage will be able to."""
+        recipe, least = self.recipe, SMALLEST * model.codec.factor
+        adversarial = [stage.kind == "adversarial" for stage in recipe.stages]
+        if any(adversarial) and self.crops.shortest_side < least:
+            raise UserError(f"adversarial fine-tuning needs crops of at least {least} px; raise data.budgets.side")
+        if not adversarial[self.index]:
+            return Learner(recipe, self.stage, model, self.accelerator)
+        from ..learning.adapter import add_lora  # peft takes seconds to import
+
+        add_lora(model, recipe.adversarial.rank, recipe.adversarial.alpha)
+        return AdversarialLearner(recipe, self.stage, model, self.accelerator)
+
+    def announce(self, start: str | Path, new: list[str]) -> None:
+        """Say what the stage starts from and what is passed over."""
+        say, stage, n = self.accelerator.print, self.stage, self.accelerator.num_processes
+        say(f"{stage.kind}: step {self.done} of {stage.steps}, from {start or 'fresh weights'}, processes: {n}")
+        if new:
+            say(f"new weights, not in {start}: {', '.join(new)}")
+        if self.crops.unreadable:
+            say(f"{self.crops.unreadable} files of data.photos are no readable images; they are passed over")
+
+    def run(self) -> None:
+        """Train to the stage's end, with a checkpoint every ``output.every`` steps and one at the end."""
+        main, every = self.accelerator.is_main_process, self.recipe.output.every
+        if main:
+            trim_log(self.folder, self.step)
+        crops = iter(self.loader())
+        with tqdm(total=self.recipe.steps, initial=self.step, unit="step", disable=not main) as progress:
+            while self.done < self.stage.steps:
+                figures = self.train_step(crops)
+                if self.done % TRACKED == 0:
+                    self.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
+                progress.update()
+                shown = {"stage": self.stage.kind, "loss": f"{self.watch.mean:.5f}", **self.learner.gauges()}
+                progress.set_postfix(shown)
+                if self.done == self.stage.steps or (self.step % every == 0 and not self.watch.bad):
+                    self.checkpoint(progress)
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def train_step(self, crops: Iterator[tuple[Tensor, list[str]]]) -> dict[str, float]:
+        """One optimiser step; returns what its loss is made of, averaged over the processes."""
+        sums: dict[str, float] = {}
+        norm = 0.0
+        self.learner.set_rate(lr_factor(self.step, self.first, self.recipe.flow_steps, self.recipe.optimizer))
+        for part in range(self.parts):
+            hr, damaged = next_crops(crops)
+            self.damaged.update(damaged)
+            batch = self.micro_batch(hr, part)
+            with self.accelerator.accumulate(*self.learner.modules):
+                loss, figures = self.learner.loss(batch, self.done)
+                self.accelerator.backward(loss)
+                values = torch.stack([figure.detach() for figure in figures.values()])
+                means = self.accelerator.reduce(values, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+                for name, value in zip(figures, means, strict=True):
+                    sums[name] = sums.get(name, 0.0) + value / self.parts
+                if self.accelerator.sync_gradients:
+                    self.watch.check(self.learner.observe(sums), self.step + 1, self.folder)
+                    norm = self.update()
+        self.done += 1
+        return {**sums, "gradient": norm}
+
+    def update(self) -> float:
+        """Optimiser step; returns the norm of the gradient."""
+        try:
+            return self.learner.update(self.done)
+        except FloatingPointError as error:
+            raise self.watch.stopped(f"{error} at step {self.step + 1}", self.folder) from error
+
+    def loader(self) -> DataLoader:
+        """This process's crops from here on, a micro-batch at a time."""
+        accelerator, end = self.accelerator, self.first + self.stage.steps
+        sampler = StepSampler(
+            self.crops, self.step, end, self.parts, accelerator.process_index, accelerator.num_processes
+        )
+        return DataLoader(
+            self.crops,
+            batch_sampler=sampler,
+            num_workers=self.recipe.data.workers,
+            collate_fn=collate,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    def micro_batch(self, hr: Tensor, part: int) -> Batch:
+        """Crops (B, 3, H, W) with this process's share of what is drawn for the whole step."""
+        recipe, accelerator, n = self.recipe, self.accelerator, len(hr)
+        parts = self.parts * accelerator.num_processes
+        place, groups = part * accelerator.num_processes + accelerator.process_index, recipe.degrade.groups // parts
+        draws = draw(recipe, self.stage, n * parts, generator_of(recipe.seed, self.step))
+        own = draws.rows(slice(place * n, (place + 1) * n), accelerator.device)
+        generators = [generator_of(recipe.seed, self.step, 1 + place * groups + group) for group in range(groups)]
+        return make_batch(hr.to(accelerator.device, non_blocking=True), own, recipe, self.codec, generators)
+
+    def checkpoint(self, progress: tqdm) -> None:
+        """Validate, log, export; then the state, so that whatever it says is behind has been written."""
+        accelerator, over = self.accelerator, self.done == self.stage.steps
+        model = self.learner.result()
+        damaged = {name for names in gather_object([sorted(self.damaged)]) for name in names}
+        if accelerator.is_main_process:
+            if over and self.stage.keep:
+                keep_start(model, start_of(self.recipe, self.index), self.stage.keep)
+            line = {"step": self.step, "stage": self.stage.kind, "loss": round(self.watch.mean, 6)}
+            line |= {**self.learner.gauges(), "damaged": len(damaged), **self.validate(model)}
+            progress.write(append_log(self.folder, line))
+            if damaged:
+                progress.write(f"damaged photographs, passed over: {', '.join(sorted(damaged))}")
+            with written(self.folder):
+                export(model, self.recipe, self.index, self.step, over)
+        accelerator.wait_for_everyone()
+        if not over:  # a stage that is over is known by its file
+            save_state(accelerator, self.folder, self.index, self.done)
+
+    def validate(self, model: FlowMap) -> dict[str, float]:
+        """Figures on the held-out photographs, which go to the trackers too, with a picture."""
+        if self.validation is None:
+            return {}
+        guided = self.stage.kind in GUIDED and self.recipe.guidance.mode == "input"
+        figures, picture = validate(model, self.validation, guided)
+        with written(self.folder):
+            save_png(picture, self.folder / f"validation-{self.step:06d}.png")
+        self.accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=self.step)
+        track_picture(self.accelerator, picture, self.step)
+        return figures
+
+
+def next_crops(crops: Iterator[tuple[Tensor, list[str]]]) -> tuple[Tensor, list[str]]:
+    """The next micro-batch; an error from a worker process without the traceback that comes with it."""
+    try:
+        return next(crops)
+    except UserError as error:
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error

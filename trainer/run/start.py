@@ -1,0 +1,86 @@
+"""The weights a stage starts from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...flowmapsr_core.codecs import CODECS, FrozenVAE
+from ...flowmapsr_core.errors import UserError
+from ...flowmapsr_core.files.checkpoint import load_model
+from ...flowmapsr_core.files.prompts import encode_prompts
+from ...flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT, FlowMap
+from ..recipe.recipe import Recipe
+
+
+def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[str]]:
+    """A model in training mode: fresh weights of the recipe's configuration, replaced by a checkpoint's.
+
+    Args:
+        recipe: its model section is the configuration, or if that is empty the checkpoint's is.
+        start: checkpoint; empty for fresh weights.
+
+    Returns:
+        The model, and the names of the weights that the checkpoint did not have.
+
+    Raises:
+        UserError: the checkpoint is of another architecture.
+    """
+    base = load_model(Path(start).expanduser()) if start else None
+    config = recipe.model or (base.config() if base else {})
+    if base is None and issubclass(CODECS[config["codec"]["type"]], FrozenVAE):
+        raise UserError("the recipe's codec is a VAE, which is not trained; set start_from to a checkpoint that has it")
+    model = FlowMap.from_config(config, {"hash_sha256": base.info.get("hash_sha256", "")} if base else {})
+    with torch.no_grad():
+        for prompt in model.prompts.values():
+            prompt.normal_()
+    new = _take(model, base, start) if base else []
+    if recipe.prompts.text_encoder:
+        _bake_prompts(model, Path(recipe.prompts.text_encoder).expanduser())
+    if recipe.optimizer.checkpoint_activations:
+        model.network.checkpoint_activations()
+    model.network.requires_grad_(True)
+    model.prompts.requires_grad_(not recipe.prompts.text_encoder)
+    model.train()
+    return model.to(memory_format=torch.channels_last), new  # pyright: ignore[reportCallIssue]
+
+
+@torch.no_grad()
+def keep_start(model: FlowMap, start: str | Path, share: float) -> None:
+    """Move the weights of ``model``, in place, ``share`` of the way back to those of the checkpoint it began with."""
+    before = load_model(Path(start).expanduser()).state_dict()
+    for name, weight in model.state_dict().items():
+        if name in before:
+            weight.lerp_(before[name].to(weight.device), share)
+
+
+def _take(model: FlowMap, base: FlowMap, start: str | Path) -> list[str]:
+    """Copy the weights that both have; every weight of ``base`` must have a place."""
+    source, target = base.state_dict(), model.state_dict()
+    if type(base.network) is not type(model.network) or base.codec.config != model.codec.config:
+        raise UserError(f"{start} holds a {_kind(base.config())}, the recipe's model is a {_kind(model.config())}")
+    for name, weight in source.items():
+        if name not in target or target[name].shape != weight.shape:
+            wanted = list(target[name].shape) if name in target else "absent"
+            raise UserError(
+                f"{start} does not fit the recipe's model: {name} is {list(weight.shape)}, in the recipe {wanted}; "
+                f"leave out the recipe's [model] section to take the checkpoint's"
+            )
+    model.load_state_dict(source, strict=False)
+    return sorted(target.keys() - source.keys())
+
+
+def _kind(config: dict[str, Any]) -> str:
+    return f"{config['network']['type']} on {config['codec']}"
+
+
+def _bake_prompts(model: FlowMap, folder: Path) -> None:
+    embeddings = encode_prompts(folder, [POSITIVE_PROMPT, NEGATIVE_PROMPT])
+    if embeddings.shape[1] != model.network.config.prompt_dim:
+        raise UserError(
+            f"the text encoder in {folder} gives {embeddings.shape[1]} numbers, the network takes "
+            f"{model.network.config.prompt_dim}; set model.network.prompt_dim to what the encoder gives"
+        )
+    with torch.no_grad():
+        for name, embedding in zip(("positive", "negative"), embeddings, strict=True):
+            model.prompts[name].copy_(embedding)

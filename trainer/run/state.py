@@ -1,0 +1,130 @@
+"""The state that a run resumes from, and its log. Never half-written."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from ...flowmapsr_core.errors import UserError
+from ..recipe.recipe import Recipe
+
+LOG = "log.jsonl"
+RECIPE = "recipe.json"  # written once, when a run begins
+# of no consequence for the weights
+FREE = ("output", "data.validation", "data.workers", "optimizer.accumulate", "optimizer.checkpoint_activations")
+
+
+def claim_folder(recipe: Recipe) -> None:
+    """Write the recipe into the run's folder, or see that the run there is of the same one.
+
+    Raises :class:`UserError` if it is not, or the folder cannot be written.
+    """
+    folder = Path(recipe.output.folder)
+    path, values = folder / RECIPE, json.loads(json.dumps(_flat(dataclasses.asdict(recipe))))
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _replace_text(path, json.dumps(values, indent=1))
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(key for key in values.keys() | kept.keys() if values.get(key) != kept.get(key))
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"{folder} holds a run of another recipe: {key} is {kept.get(key)!r} there, {values.get(key)!r} now; "
+            f"give another output.folder, or delete that one"
+        )
+
+
+def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """``section.key`` to value, without what is free to change."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = where + key
+        if name not in FREE:
+            flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def load_state(accelerator: Accelerator, folder: Path, index: int) -> int:
+    """Load the last state if it is of stage ``index``; returns the steps of the stage that it has behind it."""
+    state = folder / "state"
+    if not state.is_dir():
+        state = folder / "state.old"  # stopped between the two renames of save_state()
+    if not state.is_dir():
+        return 0
+    try:
+        place = json.loads((state / "place.json").read_text())
+        if place["stage"] != index:
+            return 0
+        accelerator.load_state(str(state))
+    except (RuntimeError, KeyError, ValueError, OSError, EOFError) as error:
+        raise UserError(f"{state} cannot be resumed from ({error}); delete it to begin the stage again") from error
+    return place["step"]
+
+
+def save_state(accelerator: Accelerator, folder: Path, index: int, step: int) -> None:
+    """Write the state beside the last one, then put it in its place.
+
+    Raises :class:`UserError` if it cannot be written; the last one stays.
+    """
+    fresh, state, old = folder / "state.partial", folder / "state", folder / "state.old"
+    with written(folder):
+        if accelerator.is_main_process:
+            shutil.rmtree(fresh, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(fresh))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (fresh / "place.json").write_text(json.dumps({"stage": index, "step": step}))
+            if state.is_dir():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(state, old)
+            os.replace(fresh, state)
+            shutil.rmtree(old, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """Errors of writing, a full disk above all, in the user's words."""
+    try:
+        yield
+    # torch and safetensors have errors of their own for a disk that is full
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"could not write to {folder} ({error}); make room there and run the same command again: it goes on "
+            f"from the last good checkpoint"
+        ) from error
+
+
+def append_log(folder: Path, line: dict[str, Any]) -> str:
+    """Append a line to the run's log; returns it."""
+    text = json.dumps(line)
+    with written(folder), (folder / LOG).open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+    return text
+
+
+def trim_log(folder: Path, step: int) -> None:
+    """Take out what was logged after ``step`` by a run that was killed, or was cut off while it wrote."""
+    path = folder / LOG
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        with written(folder):
+            _replace_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,82 @@
+"""Validation on held-out photographs: PSNR, high frequencies and a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...flowmapsr_core.errors import UserError
+from ...flowmapsr_core.images.degradation import PRESETS, degrade
+from ...flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
+from ...flowmapsr_core.images.resize import resize
+from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.upscaling.pipeline import upscale
+from ..data.photos import UNREADABLE, find_photos, load_rgb, to_tensor
+
+FACTOR = 4
+CROP = 256
+Settings = dict[str, dict[str, Any]]  # of upscale(), by column
+UNGUIDED: Settings = {"mean": {"look": "faithful"}, **{str(n): {"steps": n, "guidance": 1.0} for n in (1, 2, 4)}}
+GUIDED: Settings = {"balanced": {"look": "balanced"}}  # what people get unless they ask for more or less
+
+
+def validate(model: FlowMap, hr: Tensor, guided: bool = False) -> tuple[dict[str, float], Tensor]:
+    """PSNR gain over bicubic in dB and high-frequency ratio to the HR image at x4, by preset and number of steps.
+
+    Args:
+        model: is evaluated where its weights are.
+        hr: from :func:`load_crops`.
+        guided: whether the network has learned to follow w; the look ``balanced`` is measured too then.
+
+    Returns:
+        The figures, and a grid (3, H, W) in [0, 1]: a row per photograph with LR, bicubic, posterior mean, 1, 2 and
+        4 steps at w = 1, ``balanced`` if it is measured, and HR.
+    """
+    hr = hr.to(next(model.parameters()).device)
+    report, grid = {}, hr
+    for name in ("bicubic", "flowmapsr"):
+        lr = degrade(hr, FACTOR, PRESETS[name], torch.Generator().manual_seed(0))
+        columns = {"bicubic": resize(lr, (CROP, CROP)).clamp(0, 1)}
+        for label, settings in (UNGUIDED | GUIDED if guided else UNGUIDED).items():
+            columns[label] = upscale(model, lr, FACTOR, color="none", tile=0, **settings)
+        base, _ = score(columns["bicubic"], hr)
+        for label, image in columns.items():
+            psnr, ratio = score(image, hr)
+            report[f"{name}/{label}/hf"] = round(ratio, 3)
+            report[f"{name}/{label}/gain"] = round(psnr - base, 3)
+        grid = make_grid([resize(lr, (CROP, CROP), "nearest"), *columns.values(), hr])
+    return report, grid
+
+
+def score(image: Tensor, hr: Tensor, border: int = 0) -> tuple[float, float]:
+    """(Y-channel PSNR in dB, high-frequency energy relative to the HR image's), averaged over images (B, 3, H, W)."""
+    ratio = high_frequency_energy(image).mean() / high_frequency_energy(hr).mean()
+    return psnr_y(image, hr, border).mean().item(), ratio.item()
+
+
+def load_crops(folder: Path) -> Tensor:
+    """The centre of every photograph of a folder, (B, 3, CROP, CROP) in [0, 1]."""
+    photos, _ = find_photos(folder, CROP)
+    try:
+        return torch.stack([_centre(to_tensor(load_rgb(photo))) for photo in photos])
+    except UNREADABLE as error:
+        raise UserError(f"a photograph of {folder} is damaged ({error}); take it away") from error
+
+
+def make_grid(columns: list[Tensor]) -> Tensor:
+    """Images as one (3, H, W) in [0, 1], a column per tensor (B, 3, H, W)."""
+    return torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2).clamp(0, 1)
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write an image (3, H, W) in [0, 1]."""
+    Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()).save(path)
+
+
+def _centre(image: Tensor) -> Tensor:
+    """Central square, shrunk from twice its size where there is that much, so that it is sharp."""
+    window = min(2 * CROP, *image.shape[-2:])
+    top, left = ((side - window) // 2 for side in image.shape[-2:])
+    return resize(image[None, :, top : top + window, left : left + window], (CROP, CROP), "bicubic")[0].clamp(0, 1)
