@@ -21,7 +21,7 @@ FROZEN = {
     "FlowMapSR_Compare": "image IMAGE, reference IMAGE -> text STRING, side_by_side IMAGE",
 }
 DEFINITIONS = {name: node for name, node in json.loads(OBJECT_INFO.read_text()).items() if is_ours(name)}
-SOURCES = [ast.parse(path.read_text()) for path in sorted((ROOT / "nodes").glob("*.py"))]
+SOURCES = [ast.parse(path.read_text()) for path in sorted((ROOT / "nodes").rglob("*.py"))]
 
 
 def keywords(call):
