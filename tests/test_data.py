@@ -7,10 +7,9 @@ from collections import Counter
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.trainer.data.crops import Crop, PhotoCrops, StepSampler, bucket_shapes
-from flowmapsr.trainer.data.pairs import make_pairs
+from flowmapsr.trainer.data.crops import Budget, Crop, Data, PhotoCrops, StepSampler, bucket_shapes
+from flowmapsr.trainer.data.pairs import Degrade, make_pairs
 from flowmapsr.trainer.data.photos import find_photos, load_rgb
-from flowmapsr.trainer.recipe.recipe import Budget, Data, Degrade
 from PIL import Image
 
 

@@ -1,11 +1,45 @@
-"""Arrows point one way: nodes -> flowmapsr_core <- trainer, and only nodes know ComfyUI."""
+"""Arrows point one way: nodes -> flowmapsr_core <- trainer, in both a folder sees only the floors below it.
+
+Only nodes know ComfyUI.
+"""
 
 import ast
+import graphlib
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+LONGEST_FILE = 320
+
+# Each line may import the lines above it; names on one line do not see each other.
+FLOORS = {
+    "flowmapsr_core": [
+        ["errors", "atomic"],
+        ["images", "method"],
+        ["codecs"],
+        ["networks"],
+        ["model"],
+        ["files"],
+        ["upscaling"],
+        ["cli"],
+        ["__init__", "__main__"],
+    ],
+    "trainer": [
+        ["__init__"],
+        ["objectives"],
+        ["data", "losses", "learning"],
+        ["recipe"],
+        ["run"],
+        ["tools"],
+        ["__main__"],
+    ],
+}
+
+
+def files_of(folder):
+    return sorted((ROOT / folder).rglob("*.py"))
 
 
 def imported(path):
@@ -16,9 +50,21 @@ def imported(path):
             yield "." * node.level + (node.module or "")
 
 
+def own_imports(path):
+    """Files of the project that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            module = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            for name in [module, *(module / alias.name for alias in node.names)]:
+                if name.with_suffix(".py").is_file():
+                    yield name.with_suffix(".py")
+                elif (name / "__init__.py").is_file():
+                    yield name / "__init__.py"
+
+
 @pytest.mark.parametrize("folder", ["flowmapsr_core", "trainer", "nodes"])
 def test_imports_follow_the_arrows(folder):
-    files = sorted((ROOT / folder).rglob("*.py"))
+    files = files_of(folder)
     assert files
     for path in files:
         for name in imported(path):
@@ -31,9 +77,34 @@ def test_imports_follow_the_arrows(folder):
             assert not name.startswith("flowmapsr"), f"{path}: imports inside the package are relative"
 
 
-def test_requirements_are_the_packages_that_inference_needs():
-    import re
+@pytest.mark.parametrize("folder", FLOORS)
+def test_a_folder_sees_the_floors_below_it(folder):
+    floor_of = {room: floor for floor, rooms in enumerate(FLOORS[folder]) for room in rooms}
+    for path in files_of(folder):
+        here = path.relative_to(ROOT / folder).with_suffix("").parts[0]
+        assert here in floor_of, f"{path} is on no floor"
+        for target in own_imports(path):
+            if target.is_relative_to(ROOT / folder):
+                there = target.relative_to(ROOT / folder).with_suffix("").parts[0]
+                message = f"{path.relative_to(ROOT)} imports {target.relative_to(ROOT)}"
+                assert there == here or floor_of[there] < floor_of[here], message
 
+
+def test_no_import_circle():
+    files = [path for folder in ("flowmapsr_core", "trainer", "nodes") for path in files_of(folder)]
+    # A folder's __init__ gathers its files, so a file may name the folder it lies in.
+    graph = {path: {to for to in own_imports(path) if to != path.parent / "__init__.py"} for path in files}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, naming the files
+
+
+def test_no_file_is_too_long():
+    for folder in ("flowmapsr_core", "trainer", "nodes"):
+        for path in files_of(folder):
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            assert lines <= LONGEST_FILE, f"{path} has {lines} lines"
+
+
+def test_requirements_are_the_packages_that_inference_needs():
     requirements = (ROOT / "requirements.txt").read_text().split()
     project = (ROOT / "pyproject.toml").read_text()
     dependencies = re.search(r"\ndependencies = \[(.*?)\]", project, re.DOTALL).group(1)

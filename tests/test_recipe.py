@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
-from flowmapsr.trainer.learning.schedule import lr_factor
+from flowmapsr.trainer.learning.schedule import Optimizer, lr_factor
+from flowmapsr.trainer.losses.adversarial import Adversarial
 from flowmapsr.trainer.recipe.read import read_recipe
-from flowmapsr.trainer.recipe.recipe import Adversarial, Optimizer
 from flowmapsr.trainer.run.estimate import estimate_bytes
 from flowmapsr.trainer.run.start import build_model
 

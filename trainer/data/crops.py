@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,14 +12,55 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ...flowmapsr_core.errors import UserError
-from ..recipe.recipe import Data, check
+from ...flowmapsr_core.errors import UserError, check
 from .photos import UNREADABLE, Photo, find_photos, load_rgb, to_tensor
 
 RATIOS = 3  # aspect ratios on either side of the square
 TRIES = 100  # damaged photographs in a row
 
 Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Crops of about ``side**2`` pixels, ``batch`` of them an optimiser step over all processes."""
+
+    side: int = 128
+    batch: int = 12
+
+    def __post_init__(self) -> None:
+        check(self.side >= 32, "data.budgets.side must be at least 32 pixels")
+        check(self.batch >= 1, "data.budgets.batch must be at least 1")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where HR crops come from.
+
+    Attributes:
+        photos: folder of training photographs, searched to its depth; ``.tar`` shards (webdataset) are read too.
+        validation: folder of held-out photographs; empty for no validation.
+        budgets: pixels of a crop and crops of a step; each step takes one of them.
+        aspect: most elongated crop, longer side by shorter; 1 for squares only.
+        zoom: range of how many source pixels a crop's pixel spans; see PhotoCrops.
+        tone: largest loss of contrast of a crop, 0 for none and no negatives; see PhotoCrops.
+        workers: processes that decode; 0 for the training process itself.
+    """
+
+    photos: str = ""
+    validation: str = ""
+    budgets: tuple[Budget, ...] = (Budget(),)
+    aspect: float = 1.0
+    zoom: tuple[float, float] = (1.0, 3.0)
+    tone: float = 0.0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        check(bool(self.budgets), "data.budgets needs at least one [[data.budgets]]")
+        check(1 <= self.aspect <= 4, "data.aspect must be 1 to 4")
+        check(0.5 <= self.zoom[0] <= self.zoom[1], "data.zoom must be [low, high] with 0.5 <= low <= high")
+        check(0 <= self.tone < 1, "data.tone must be at least 0 and below 1")
+        check(self.workers >= 0, "data.workers must be 0 or more")
 
 
 class Crop(NamedTuple):

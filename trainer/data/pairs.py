@@ -1,13 +1,42 @@
 """Training pairs: an HR crop and its degraded counterpart on the same grid."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
 
-from ...flowmapsr_core.images.degradation import Degradation, degrade, preset, to_hr_grid
-from ..recipe.recipe import Degrade
+from ...flowmapsr_core.errors import check
+from ...flowmapsr_core.images.degradation import PRESETS, Degradation, degrade, preset, to_hr_grid
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """How HR crops are degraded.
+
+    Attributes:
+        presets: weight of each preset.
+        factor: range of the LR's factor, log-uniform.
+        balance: samples weigh ``factor ** -balance`` in the loss. Their squared error grows about as
+            ``factor ** 1.25``, so at 0 the large factors drown the small ones.
+        groups: draws of preset and factor in a step; every batch must split evenly into them.
+        upscale: how the LR image gets back to the HR grid, "preset" or "bicubic" (as in upscaling).
+    """
+
+    presets: dict[str, float] = field(default_factory=lambda: {"flowmapsr": 1.0})
+    factor: tuple[float, float] = (1.5, 12.0)
+    balance: float = 0.0
+    groups: int = 4
+    upscale: str = "preset"
+
+    def __post_init__(self) -> None:
+        check(bool(self.presets), "degrade.presets must name at least one preset")
+        for name, weight in self.presets.items():
+            check(name in PRESETS, f"degrade.presets: {name!r} is none of {', '.join(PRESETS)}")
+            check(weight > 0, f"degrade.presets: the weight of {name} must be above 0")
+        check(1 <= self.factor[0] <= self.factor[1], "degrade.factor must be [low, high] with 1 <= low <= high")
+        check(self.groups >= 1, "degrade.groups must be at least 1")
+        check(self.upscale in ("preset", "bicubic"), 'degrade.upscale must be "preset" or "bicubic"')
 
 
 def make_pairs(

@@ -4,13 +4,43 @@ The losses pair every prediction x0' with the x0 of its own LR image (relativist
 arXiv 2501.05441): what counts is by how much one looks more real than the other.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...flowmapsr_core.errors import check
 from ...flowmapsr_core.method.flow import Velocity, flow_map
 
 SMALLEST = 24  # cells along each side that a discriminator takes
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Adversarial fine-tuning of a LoRA.
+
+    Attributes:
+        rank, alpha: of the LoRA.
+        lr: of the LoRA and of the discriminator.
+        warmup: steps that train the discriminator alone.
+        reconstruction: weight mu of the guided stage's loss beside the adversarial one.
+        r1, r2: weights of the gradient penalties on real and generated latents, 0 for none.
+    """
+
+    rank: int = 64
+    alpha: float = 64.0
+    lr: float = 1e-5
+    warmup: int = 200
+    reconstruction: float = 1.0
+    r1: float = 0.0
+    r2: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.rank >= 1, "adversarial.rank must be at least 1")
+        check(self.alpha > 0 and self.lr > 0, "adversarial.alpha and adversarial.lr must be above 0")
+        check(self.warmup >= 0, "adversarial.warmup must be 0 or more")
+        check(min(self.reconstruction, self.r1, self.r2) >= 0, "adversarial's weights must be 0 or more")
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -1,12 +1,13 @@
 """Time-weighted perceptual loss ``lambda(t) LPIPS(decode(x0_pred), HR)`` (arXiv 2601.16660, section 3)."""
 
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ...flowmapsr_core.codecs import Codec
-from ...flowmapsr_core.errors import UserError
+from ...flowmapsr_core.errors import UserError, check
 
 # LPIPS backbones: name, and the file of its weights that torchvision downloads
 BACKBONES = {
@@ -14,6 +15,27 @@ BACKBONES = {
     "vgg": "vgg16-397923af.pth",
     "squeeze": "squeezenet1_1-b8a52dc0.pth",
 }
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is around the objective.
+
+    Attributes:
+        learned_weight: weigh samples by the learned exp(-psi(t, s)).
+        perceptual: weight lambda0 of LPIPS, 0 for none.
+        backbone: of LPIPS.
+        pretrained: False for random LPIPS weights, which need no download and serve for trying things out.
+    """
+
+    learned_weight: bool = False
+    perceptual: float = 0.0
+    backbone: str = "vgg"
+    pretrained: bool = True
+
+    def __post_init__(self) -> None:
+        check(self.perceptual >= 0, "loss.perceptual must be 0 or more")
+        check(self.backbone in BACKBONES, f"loss.backbone: {self.backbone!r} is none of {', '.join(BACKBONES)}")
 
 
 class Perceptual(nn.Module):

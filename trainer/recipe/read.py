@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ...flowmapsr_core.errors import UserError
-from .recipe import Recipe, check
+from ...flowmapsr_core.errors import UserError, check
+from .recipe import Recipe
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,4 +1,5 @@
-"""Recipes: what a training run does. Every section is a dataclass that checks itself."""
+"""Recipes: what a training run does. Every section is a dataclass that checks itself, beside the code that it
+is for."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,93 +7,19 @@ from typing import Any
 
 import torch
 
-from ...flowmapsr_core.errors import UserError
-from ...flowmapsr_core.images.degradation import PRESETS
+from ...flowmapsr_core.errors import UserError, check
 from ...flowmapsr_core.model import FlowMap
 from ...flowmapsr_core.upscaling.device import DTYPES
+from ..data.crops import Data
+from ..data.pairs import Degrade
 from ..data.time_pairs import TimePairs
-from ..losses.perceptual import BACKBONES
+from ..learning.schedule import Optimizer
+from ..losses.adversarial import Adversarial
+from ..losses.perceptual import Loss
 from ..objectives import JUMPS
 
 STAGES = ("flow-matching", "self-distillation", "guided", "adversarial")
 GUIDANCE = ("input", "hidden", "fixed")
-
-
-def check(holds: bool, message: str) -> None:
-    """Raise :class:`UserError` unless a value is as it should be."""
-    if not holds:
-        raise UserError(message)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Crops of about ``side**2`` pixels, ``batch`` of them an optimiser step over all processes."""
-
-    side: int = 128
-    batch: int = 12
-
-    def __post_init__(self) -> None:
-        check(self.side >= 32, "data.budgets.side must be at least 32 pixels")
-        check(self.batch >= 1, "data.budgets.batch must be at least 1")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where HR crops come from.
-
-    Attributes:
-        photos: folder of training photographs, searched to its depth; ``.tar`` shards (webdataset) are read too.
-        validation: folder of held-out photographs; empty for no validation.
-        budgets: pixels of a crop and crops of a step; each step takes one of them.
-        aspect: most elongated crop, longer side by shorter; 1 for squares only.
-        zoom: range of how many source pixels a crop's pixel spans; see PhotoCrops.
-        tone: largest loss of contrast of a crop, 0 for none and no negatives; see PhotoCrops.
-        workers: processes that decode; 0 for the training process itself.
-    """
-
-    photos: str = ""
-    validation: str = ""
-    budgets: tuple[Budget, ...] = (Budget(),)
-    aspect: float = 1.0
-    zoom: tuple[float, float] = (1.0, 3.0)
-    tone: float = 0.0
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        check(bool(self.budgets), "data.budgets needs at least one [[data.budgets]]")
-        check(1 <= self.aspect <= 4, "data.aspect must be 1 to 4")
-        check(0.5 <= self.zoom[0] <= self.zoom[1], "data.zoom must be [low, high] with 0.5 <= low <= high")
-        check(0 <= self.tone < 1, "data.tone must be at least 0 and below 1")
-        check(self.workers >= 0, "data.workers must be 0 or more")
-
-
-@dataclass(frozen=True)
-class Degrade:
-    """How HR crops are degraded.
-
-    Attributes:
-        presets: weight of each preset.
-        factor: range of the LR's factor, log-uniform.
-        balance: samples weigh ``factor ** -balance`` in the loss. Their squared error grows about as
-            ``factor ** 1.25``, so at 0 the large factors drown the small ones.
-        groups: draws of preset and factor in a step; every batch must split evenly into them.
-        upscale: how the LR image gets back to the HR grid, "preset" or "bicubic" (as in upscaling).
-    """
-
-    presets: dict[str, float] = field(default_factory=lambda: {"flowmapsr": 1.0})
-    factor: tuple[float, float] = (1.5, 12.0)
-    balance: float = 0.0
-    groups: int = 4
-    upscale: str = "preset"
-
-    def __post_init__(self) -> None:
-        check(bool(self.presets), "degrade.presets must name at least one preset")
-        for name, weight in self.presets.items():
-            check(name in PRESETS, f"degrade.presets: {name!r} is none of {', '.join(PRESETS)}")
-            check(weight > 0, f"degrade.presets: the weight of {name} must be above 0")
-        check(1 <= self.factor[0] <= self.factor[1], "degrade.factor must be [low, high] with 1 <= low <= high")
-        check(self.groups >= 1, "degrade.groups must be at least 1")
-        check(self.upscale in ("preset", "bicubic"), 'degrade.upscale must be "preset" or "bicubic"')
 
 
 @dataclass(frozen=True)
@@ -116,83 +43,6 @@ class Guidance:
         check(self.mode in GUIDANCE, f"guidance.mode: {self.mode!r} is none of {', '.join(GUIDANCE)}")
         check(1 <= self.scale[0] <= self.scale[1], "guidance.scale must be [low, high] with 1 <= low <= high")
         check(0 <= self.none <= 1 and 0 <= self.negative < 1, "guidance.none and guidance.negative are shares")
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What is around the objective.
-
-    Attributes:
-        learned_weight: weigh samples by the learned exp(-psi(t, s)).
-        perceptual: weight lambda0 of LPIPS, 0 for none.
-        backbone: of LPIPS.
-        pretrained: False for random LPIPS weights, which need no download and serve for trying things out.
-    """
-
-    learned_weight: bool = False
-    perceptual: float = 0.0
-    backbone: str = "vgg"
-    pretrained: bool = True
-
-    def __post_init__(self) -> None:
-        check(self.perceptual >= 0, "loss.perceptual must be 0 or more")
-        check(self.backbone in BACKBONES, f"loss.backbone: {self.backbone!r} is none of {', '.join(BACKBONES)}")
-
-
-@dataclass(frozen=True)
-class Adversarial:
-    """Adversarial fine-tuning of a LoRA.
-
-    Attributes:
-        rank, alpha: of the LoRA.
-        lr: of the LoRA and of the discriminator.
-        warmup: steps that train the discriminator alone.
-        reconstruction: weight mu of the guided stage's loss beside the adversarial one.
-        r1, r2: weights of the gradient penalties on real and generated latents, 0 for none.
-    """
-
-    rank: int = 64
-    alpha: float = 64.0
-    lr: float = 1e-5
-    warmup: int = 200
-    reconstruction: float = 1.0
-    r1: float = 0.0
-    r2: float = 0.0
-
-    def __post_init__(self) -> None:
-        check(self.rank >= 1, "adversarial.rank must be at least 1")
-        check(self.alpha > 0 and self.lr > 0, "adversarial.alpha and adversarial.lr must be above 0")
-        check(self.warmup >= 0, "adversarial.warmup must be 0 or more")
-        check(min(self.reconstruction, self.r1, self.r2) >= 0, "adversarial's weights must be 0 or more")
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """AdamW.
-
-    Attributes:
-        warmup: steps over which the rate rises at the start of every stage.
-        decay: the rate falls to zero on a cosine over this last share of the steps before adversarial fine-tuning.
-        clip: largest norm of the gradient.
-        ema: decay of the averaged weights, which teach and are exported; 0 for the weights themselves.
-        accumulate: parts that a batch is split into on each process, to save memory.
-        checkpoint_activations: compute activations again in the backward pass, to save memory.
-    """
-
-    lr: float = 4e-4
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    warmup: int = 200
-    decay: float = 0.3
-    ema: float = 0.999
-    accumulate: int = 1
-    checkpoint_activations: bool = False
-
-    def __post_init__(self) -> None:
-        check(self.lr > 0 and self.clip > 0, "optimizer.lr and optimizer.clip must be above 0")
-        check(self.weight_decay >= 0 and self.warmup >= 0, "optimizer.weight_decay and warmup must be 0 or more")
-        check(0 <= self.decay <= 1 and 0 <= self.ema < 1, "optimizer.decay and optimizer.ema are shares")
-        check(self.accumulate >= 1, "optimizer.accumulate must be at least 1")
 
 
 @dataclass(frozen=True)
