@@ -1,3 +1,6 @@
+import io
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -149,7 +152,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def fail(self, file, *arguments, **options):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)
@@ -157,3 +160,63 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_picture(picture, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["out.png"]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_damaged_exif_is_left_out_or_a_user_error(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[MAKE] = "Camera"
+    exif.get_ifd(EXIF_IFD).update({EXPOSURE: 0.01, PIXEL_WIDTH: 14})
+    whole = io.BytesIO()
+    Image.fromarray(samples(3, 8)).save(whole, Image.registered_extensions()[suffix], exif=exif.tobytes())
+    dice = random.Random(0)
+    for _ in range(150):
+        spoiled = bytearray(whole.getvalue())
+        start = max(spoiled.find(b"II*\0"), spoiled.find(b"MM\0*"))
+        for _ in range(6):
+            spoiled[min(start + dice.randrange(130), len(spoiled) - 1)] = dice.randrange(256)
+        (tmp_path / f"in{suffix}").write_bytes(spoiled)
+        try:
+            picture = read_picture(tmp_path / f"in{suffix}")
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - whether it is raised at all is up to the bytes
+        else:
+            write_picture(picture, tmp_path / "out.png")
+            write_picture(picture, tmp_path / "out.tif")
+
+
+def test_exif_that_cannot_be_written_again_is_left_out(tmp_path, caplog, monkeypatch):
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[MAKE] = 6, "Camera"
+    Image.fromarray(samples(3, 8)).save(tmp_path / "in.png", exif=exif.tobytes())
+
+    def fail(self, offset=8):
+        raise TypeError
+
+    monkeypatch.setattr(Image.Exif, "tobytes", fail)
+    caplog.set_level("WARNING", "flowmapsr")
+    picture = read_picture(tmp_path / "in.png")
+    assert picture.color.shape == (1, 3, 14, 9)  # upright all the same
+    assert "exif" not in picture.metadata
+    assert "in.png: its EXIF is damaged (TypeError) and is left out" in caplog.text
+
+
+def test_metadata_that_a_format_cannot_hold_is_left_out(tmp_path, caplog):
+    exif = Image.Exif()
+    exif[MAKE] = "Camera" * 20000
+    picture = Picture(torch.rand(1, 3, 9, 14), metadata={"exif": exif.tobytes(), "dpi": (300, 300), "icc_profile": ICC})
+    caplog.set_level("WARNING", "flowmapsr")
+    write_picture(picture, tmp_path / "out.jpg")
+    assert "out.jpg: exif does not fit into JPEG" in caplog.text
+    assert read_picture(tmp_path / "out.jpg").metadata == {"icc_profile": ICC, "dpi": (300, 300)}
+    write_picture(picture, tmp_path / "out.png")
+    assert len(read_picture(tmp_path / "out.png").metadata["exif"]) > 100000
+    picture.bits, picture.metadata = 16, {"dpi": (float("nan"), 1e300)}
+    write_picture(picture, tmp_path / "deep.png")
+    assert read_picture(tmp_path / "deep.png").metadata == {}
+
+
+def test_an_image_of_32_bits_is_called_that(tmp_path):
+    Image.new("F", (9, 14)).save(tmp_path / "deep.tif")
+    with pytest.raises(UserError, match=r"deep\.tif has 32 bits per sample; save it with 8 or 16$"):
+        read_picture(tmp_path / "deep.tif")

@@ -4,12 +4,14 @@ Pillow does the work, but for 16 bits and TIFF: see :mod:`.png_tiff`.
 """
 
 import contextlib
+import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from .sixteen_bit import EXIF_IFD, ICC_TAG, XMP_TAG, read_sixteen_bit, write_png, write_tiff
+
+log = logging.getLogger("flowmapsr")
 
 READABLE = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -62,24 +66,17 @@ def read_picture(path: Path) -> Picture:
         raise UserError(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; copy it again")
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image.load()
-            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-                raise UserError(f"{path} has 32 bits per sample; save it with 8 or 16")
-            orientation = image.getexif().get(ORIENTATION, 1)
-            metadata = _metadata(image)
-            samples = read_sixteen_bit(path)
-            bits = 8 if samples is None else 16
-            if samples is None:
-                samples = _eight_bit(image)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image that can be read; give a PNG, JPEG, WebP or TIFF file") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large an image: {error}") from error
-    except DAMAGED as error:
-        raise UserError(f"{path} is damaged or truncated ({error}); copy it again") from error
+    with opened(path, str(path)) as image:
+        image.load()
+        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+            raise UserError(f"{path} has 32 bits per sample; save it with 8 or 16")
+        metadata = _metadata(image)
+        orientation, exif = _orientation_and_exif(image, path)
+        metadata |= exif
+        samples = read_sixteen_bit(path)
+        bits = 8 if samples is None else 16
+        if samples is None:
+            samples = _eight_bit(image)
     samples = torch.from_numpy(upright(samples, orientation).astype(np.float32) / (2**bits - 1))
     samples = samples.permute(2, 0, 1)[None].contiguous()
     gray, has_alpha = samples.shape[1] < 3, samples.shape[1] in (2, 4)
@@ -88,10 +85,29 @@ def read_picture(path: Path) -> Picture:
     return Picture(color.contiguous(), alpha, gray, bits, metadata)
 
 
+@contextlib.contextmanager
+def opened(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
+    """An image file, not yet decoded; what Pillow raises here or in the block becomes a :class:`UserError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd tags would not tell a user anything
+            with Image.open(source) as image:
+                yield image
+    except (UserError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name} is not an image that can be read; give a PNG, JPEG, WebP or TIFF file") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name} is too large an image: {error}") from error
+    except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
+        raise UserError(f"{name} is damaged or truncated ({_reason(error)}); copy it again") from error
+
+
 def write_picture(picture: Picture, path: Path) -> None:
     """Write an image in the format of its extension, under a temporary name first.
 
-    16 bits are kept in PNG and TIFF, alpha in all but JPEG (there it is laid over white), gray stays gray.
+    16 bits are kept in PNG and TIFF, alpha in all but JPEG (there it is laid over white), gray stays gray. Metadata
+    that the format cannot hold is left out, with a warning in the log.
     Raises :class:`UserError` if the extension is unknown or the file cannot be written.
     """
     file_format = check_writable(path)
@@ -103,14 +119,9 @@ def write_picture(picture: Picture, path: Path) -> None:
         raise UserError(f"{path}: WebP holds at most {WEBP_LONGEST_SIDE} pixels a side; write PNG or TIFF")
     bits = picture.bits if file_format in SIXTEEN_BIT else 8
     samples = _quantise(color if alpha is None else torch.cat([color, alpha], dim=1), bits)
-    with replacing(path) as partial:
-        if file_format == "TIFF":
-            write_tiff(samples, partial, picture.metadata)
-        elif bits == 16:
-            write_png(samples, partial, picture.metadata)
-        else:
-            image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
-            image.save(partial, file_format, **OPTIONS[file_format], **_save_arguments(picture.metadata, file_format))
+    metadata = _holdable(picture.metadata, samples[:1, :1], path, file_format)
+    with replacing(path) as partial, partial.open("wb") as file:
+        _encode(samples, file, file_format, metadata)
 
 
 def check_writable(path: Path) -> str:
@@ -171,14 +182,52 @@ def _metadata(image: Image.Image) -> dict[str, Any]:
             metadata[key] = image.info[key]
     if image.mode == "CMYK":
         metadata.pop("icc_profile", None)  # it describes inks, and the output is RGB
-    exif = image.getexif()
-    for tag in LAYOUT_TAGS & exif.keys():
-        del exif[tag]
-    for tag in PIXEL_SIZE_TAGS:
-        exif.get_ifd(EXIF_IFD).pop(tag, None)
-    if len(exif):
-        metadata["exif"] = exif.tobytes()
     return metadata
+
+
+def _orientation_and_exif(image: Image.Image, path: Path) -> tuple[int, dict[str, bytes]]:
+    """The orientation, and EXIF as ``metadata`` has it: empty if there is none, or none that can be written again."""
+    orientation = 1
+    try:
+        exif = image.getexif()
+        orientation = exif.get(ORIENTATION, 1)
+        for tag in LAYOUT_TAGS & exif.keys():
+            del exif[tag]
+        for tag in PIXEL_SIZE_TAGS:
+            exif.get_ifd(EXIF_IFD).pop(tag, None)
+        return orientation, {"exif": exif.tobytes()} if len(exif) else {}
+    except Exception as error:  # entries are decoded one by one, each with errors of its own
+        log.warning("%s: its EXIF is damaged (%s) and is left out", path, _reason(error))
+        return orientation, {}
+
+
+def _holdable(metadata: dict[str, Any], pixel: np.ndarray, path: Path, file_format: str) -> dict[str, Any]:
+    """The entries of ``metadata`` that can be written with a single ``pixel`` (1, 1, C) in this format."""
+    kept = {}
+    for key, value in metadata.items():
+        try:
+            _encode(pixel, io.BytesIO(), file_format, {key: value})
+        except Exception as error:  # too long, of a wrong type, or a number out of range, as each writer says it
+            log.warning("%s: %s does not fit into %s (%s) and is left out", path, key, file_format, _reason(error))
+        else:
+            kept[key] = value
+    return kept
+
+
+def _encode(samples: np.ndarray, file: IO[bytes], file_format: str, metadata: dict[str, Any]) -> None:
+    """Write samples (H, W, C), uint8 or uint16, as a whole file."""
+    if file_format == "TIFF":
+        write_tiff(samples, file, metadata)
+    elif samples.dtype == np.uint16:
+        write_png(samples, file, metadata)
+    else:
+        image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
+        image.save(file, file_format, **OPTIONS[file_format], **_save_arguments(metadata, file_format))
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line, also one without a text."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _save_arguments(metadata: dict[str, Any], file_format: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import struct
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -55,7 +55,7 @@ def _decode_as(image: Any, raw_mode: str) -> None:
     image.tile = [tile._replace(args=swapped(tile.args)) for tile in image.tile]
 
 
-def write_png(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
+def write_png(samples: np.ndarray, file: IO[bytes], metadata: dict[str, Any]) -> None:
     """Write samples (H, W, 1 to 4) uint16 as PNG (RFC 2083); ``metadata`` has the keywords of Pillow's ``save``.
 
     Every row has filter 2 (up), which suits photographs well enough and vectorises.
@@ -67,27 +67,26 @@ def write_png(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> None
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOR_TYPE[channels], 0, 0, 0)
-    with path.open("wb") as file:
 
-        def chunk(kind: bytes, data: bytes) -> None:
-            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+    def chunk(kind: bytes, data: bytes) -> None:
+        file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
 
-        file.write(b"\x89PNG\r\n\x1a\n")
-        chunk(b"IHDR", header)
-        if "icc_profile" in metadata:
-            chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata["icc_profile"]))
-        if "dpi" in metadata:
-            per_metre = [round(float(dpi) / 0.0254) for dpi in metadata["dpi"]]
-            chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
-        if "exif" in metadata:
-            chunk(b"eXIf", metadata["exif"].removeprefix(b"Exif\0\0"))
-        if "xmp" in metadata:
-            chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata["xmp"])
-        chunk(b"IDAT", zlib.compress(filtered.tobytes(), 4))
-        chunk(b"IEND", b"")
+    file.write(b"\x89PNG\r\n\x1a\n")
+    chunk(b"IHDR", header)
+    if "icc_profile" in metadata:
+        chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata["icc_profile"]))
+    if "dpi" in metadata:
+        per_metre = [round(float(dpi) / 0.0254) for dpi in metadata["dpi"]]
+        chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+    if "exif" in metadata:
+        chunk(b"eXIf", metadata["exif"].removeprefix(b"Exif\0\0"))
+    if "xmp" in metadata:
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata["xmp"])
+    chunk(b"IDAT", zlib.compress(filtered.tobytes(), 4))
+    chunk(b"IEND", b"")
 
 
-def write_tiff(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
+def write_tiff(samples: np.ndarray, file: IO[bytes], metadata: dict[str, Any]) -> None:
     """Write samples (H, W, 1 to 4), uint8 or uint16, as TIFF 6.0, one deflated strip; ``metadata`` as above.
 
     Gray with alpha becomes RGBA, because Pillow reads no 16-bit TIFF of that kind.
@@ -122,6 +121,5 @@ def write_tiff(samples: np.ndarray, path: Path, metadata: dict[str, Any]) -> Non
         if key in metadata:
             ifd.tagtype[tag] = TiffImagePlugin.TiffTags.UNDEFINED
             ifd[tag] = metadata[key]
-    with path.open("wb") as file:
-        ifd.save(file)
-        file.write(data)
+    ifd.save(file)
+    file.write(data)
