@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core.images import degradation
+from ..flowmapsr_core.images.alpha import fill_transparent
 from .comfyui.images import join_alpha, singles, split_alpha
 from .comfyui.schema import make_schema
 
@@ -46,5 +47,5 @@ class Degrade(io.ComfyNode):
         color, alpha = split_alpha(image)
         stages, generator = degradation.preset(preset), torch.Generator().manual_seed(seed)
         # not the whole batch in one call: it would share blur and resize, and differ from its first image alone
-        spoiled = [degradation.degrade(hr, factor, stages, generator) for hr in singles(color)]
+        spoiled = [degradation.degrade(hr, factor, stages, generator) for hr in singles(fill_transparent(color, alpha))]
         return io.NodeOutput(join_alpha(torch.cat(spoiled), alpha))

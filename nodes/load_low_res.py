@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core import UserError
+from ..flowmapsr_core.images.alpha import fill_transparent
 from ..flowmapsr_core.images.picture_files import read_picture
 from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
@@ -108,6 +109,7 @@ class LoadLowRes(io.ComfyNode):
             lr, alpha = picture.color, picture.alpha
         else:
             lr, alpha = split_alpha(pixels)
+        lr = fill_transparent(lr, alpha)
         height, width = lr.shape[-2:]
         scales = {
             "factor": factor,

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core import upscale
+from ..flowmapsr_core.images.alpha import fill_transparent
 from ..flowmapsr_core.method.looks import LOOKS
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
 from .comfyui.images import join_alpha, split_alpha
@@ -42,5 +43,6 @@ class Upscale(io.ComfyNode):
         patcher = model or load_patcher()
         color, alpha = split_alpha(image)
         managed = ManagedModel(patcher, output_size(color, factor, None))
-        result = upscale(managed, color, factor, look=look, device=patcher.load_device, progress=progress())
+        visible = fill_transparent(color, alpha)
+        result = upscale(managed, visible, factor, look=look, device=patcher.load_device, progress=progress())
         return io.NodeOutput(join_alpha(result, alpha))

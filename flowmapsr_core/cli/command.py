@@ -15,6 +15,7 @@ from ..files.checkpoint import BUILT_IN, describe, load_model, save_checkpoint
 from ..files.convert import convert, read_source, summary
 from ..files.lora import merge_loras, pair_scales
 from ..images import color, degradation
+from ..images.alpha import fill_transparent
 from ..images.picture_files import check_writable, read_picture, write_picture
 from ..images.resize import resize_alpha
 from ..method import looks
@@ -68,7 +69,8 @@ def _degrade(options: argparse.Namespace) -> int:
     picture = read_picture(options.input)
     stages = degradation.preset(options.preset)
     generator = torch.Generator().manual_seed(options.seed)
-    lr = degradation.degrade(picture.color, options.scale, stages, generator)
+    visible = fill_transparent(picture.color, picture.alpha)
+    lr = degradation.degrade(visible, options.scale, stages, generator)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, lr)
     write_picture(replace(picture, color=lr, alpha=alpha), options.output)
     return 0

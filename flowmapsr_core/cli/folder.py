@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..files.checkpoint import load_model
 from ..files.lora import merge_loras, pair_scales
 from ..files.prompts import set_prompt
+from ..images.alpha import fill_transparent
 from ..images.color import check_color
 from ..images.picture_files import READABLE, WRITABLE, check_writable, read_picture, write_picture
 from ..images.resize import resize_alpha
@@ -120,9 +121,10 @@ def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> No
     if options.long_edge:
         height, width = picture.color.shape[-2:]
         size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
+    visible = fill_transparent(picture.color, picture.alpha)
     try:
         color = upscale(
-            model, picture.color, options.scale, options.steps, options.guidance, look=options.look, size=size,
+            model, visible, options.scale, options.steps, options.guidance, look=options.look, size=size,
             color=options.color, color_strength=options.color_strength, tile=options.tile, progress=progress,
         )  # fmt: skip
     except (torch.OutOfMemoryError, MemoryError) as error:
