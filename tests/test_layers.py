@@ -109,3 +109,11 @@ def test_requirements_are_the_packages_that_inference_needs():
     project = (ROOT / "pyproject.toml").read_text()
     dependencies = re.search(r"\ndependencies = \[(.*?)\]", project, re.DOTALL).group(1)
     assert sorted(requirements) == sorted(re.findall(r'"(.*?)"', dependencies))
+
+
+def test_pillow_is_one_whose_tiles_can_be_decoded_anew():
+    """Below 11.3 some 16-bit images are read wrongly or not at all, and JPEG loses XMP."""
+    import re
+
+    major, minor = re.search(r'"pillow>=(\d+)\.(\d+)"', (ROOT / "pyproject.toml").read_text()).groups()
+    assert (int(major), int(minor)) >= (11, 3)
