@@ -1,6 +1,7 @@
 """Load Low-Res Image."""
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from ..flowmapsr_core import UserError
 from ..flowmapsr_core.images.alpha import fill_transparent
-from ..flowmapsr_core.images.picture_files import read_picture
+from ..flowmapsr_core.images.picture_files import read_frames
 from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
 from .comfyui.images import join_alpha, singles, split_alpha
 from .comfyui.schema import make_schema
+
+log = logging.getLogger("flowmapsr")
 
 MEGAPIXEL = 1024 * 1024  # as ComfyUI counts them
 LONGEST_EDGE = 65536
@@ -105,8 +108,7 @@ class LoadLowRes(io.ComfyNode):
         pixels: Tensor | None = None,
     ) -> io.NodeOutput:
         if pixels is None:
-            picture = read_picture(Path(folder_paths.get_annotated_filepath(image)))
-            lr, alpha = picture.color, picture.alpha
+            lr, alpha = load_images(Path(folder_paths.get_annotated_filepath(image)))
         else:
             lr, alpha = split_alpha(pixels)
         lr = fill_transparent(lr, alpha)
@@ -127,6 +129,19 @@ def input_images() -> list[str]:
     folder = folder_paths.get_input_directory()
     files = [file.name for file in os.scandir(folder) if file.is_file()]
     return sorted(folder_paths.filter_files_content_types(files, ["image"]))
+
+
+def load_images(path: Path) -> tuple[Tensor, Tensor | None]:
+    """The pages or frames of a file that have the first one's size: colour (B, 3, H, W), and alpha if any has it."""
+    frames = read_frames(path)
+    batch = [frame for frame in frames if frame.color.shape == frames[0].color.shape]
+    if others := len(frames) - len(batch):
+        log.warning("%s: %d of %d pages have another size and are left out", path, others, len(frames))
+    color = torch.cat([frame.color for frame in batch])
+    if all(frame.alpha is None for frame in batch):
+        return color, None
+    opaque = torch.ones_like(batch[0].color[:, :1])
+    return color, torch.cat([opaque if frame.alpha is None else frame.alpha for frame in batch])
 
 
 def target_size(image: Tensor, size_by: str, scale: float) -> tuple[int, int]:

@@ -78,11 +78,24 @@ def test_a_photograph_is_upright_and_transparency_becomes_the_mask(server, promp
     (lr,), (upscaled,), (joined,), size = run(server, prompt)
     assert size == (48, 80)
     assert lr.shape == (40, 24, 3)
-    assert np.array_equal(lr, upright[..., :3].astype(np.float32) / 255)
+    assert np.array_equal(lr[:, 12:], upright[:, 12:, :3].astype(np.float32) / 255)
     assert upscaled.shape == (80, 48, 3)
     assert np.array_equal(joined[..., :3], upscaled)
     assert joined[:, :20, 3].max() < 0.05
     assert joined[:, 28:, 3].min() > 0.95
+
+
+def test_frames_of_one_size_are_a_batch(server, prompt):
+    pages = [Image.new("RGB", (40, 24), color) for color in ("red", "teal")]
+    small, clear = Image.new("RGB", (20, 24)), Image.new("RGBA", (40, 24), (0, 0, 0, 0))
+    pages[0].save(server.base / "input" / "pages.tif", save_all=True, append_images=[small, pages[1], clear])
+    prompt["1"]["inputs"]["image"] = "pages.tif"
+    lr, upscaled, joined, _ = run(server, prompt)
+    assert [image.shape for image in lr] == [(24, 40, 3)] * 3
+    assert [image.shape for image in upscaled] == [(36, 60, 3)] * 3
+    for image, page in zip(lr, pages, strict=False):
+        assert np.array_equal(image, np.asarray(page, np.float32) / 255)
+    assert [image[..., 3].mean() for image in joined] == [1, 1, 0]
 
 
 def test_connected_images_take_precedence_and_a_batch_stays_one(server, prompt):

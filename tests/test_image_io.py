@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.images.picture_files import Picture, read_picture, upright, write_picture
+from flowmapsr.flowmapsr_core.images.picture_files import Picture, read_frames, read_picture, upright, write_picture
 from PIL import Image, ImageCms, ImageOps
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -220,3 +220,32 @@ def test_an_image_of_32_bits_is_called_that(tmp_path):
     Image.new("F", (9, 14)).save(tmp_path / "deep.tif")
     with pytest.raises(UserError, match=r"deep\.tif has 32 bits per sample; save it with 8 or 16$"):
         read_picture(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp", ".png"])
+def test_several_pages_are_refused_where_one_is_meant(tmp_path, suffix):
+    path = tmp_path / f"pages{suffix}"
+    pages = [Image.fromarray(samples(3, 8, seed)) for seed in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=f"pages{suffix} holds 3 pages or frames"):
+        read_picture(path)
+    frames = read_frames(path)
+    assert len(frames) == 3
+    if suffix in (".tif", ".png"):
+        for frame, page in zip(frames, pages, strict=True):
+            assert torch.equal(frame.color, tensor(np.asarray(page), 8))
+
+
+def test_pages_of_16_bits_are_told_apart(tmp_path):
+    pages = [samples(1, 16, seed)[:, :, 0] for seed in range(2)]
+    Image.fromarray(pages[0]).save(tmp_path / "in.tif", save_all=True, append_images=[Image.fromarray(pages[1])])
+    frames = read_frames(tmp_path / "in.tif")
+    for frame, page in zip(frames, pages, strict=True):
+        assert torch.equal(frame.color[:, :1], tensor(page[:, :, None], 16))
+
+
+def test_a_photograph_with_a_preview_behind_it_is_one_picture(tmp_path):
+    image = Image.fromarray(samples(3, 8))
+    image.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[image.resize((4, 4))])
+    assert read_picture(tmp_path / "phone.jpg").color.shape == (1, 3, 9, 14)
+    assert len(read_frames(tmp_path / "phone.jpg")) == 1

@@ -61,28 +61,49 @@ class Picture:
 
 
 def read_picture(path: Path) -> Picture:
-    """Read an image; :class:`UserError` in one line if it is missing, empty, damaged or no image."""
+    """Read an image; :class:`UserError` in one line if it is missing, empty, damaged, no image, or more than one."""
+    with _existing(path) as image:
+        if (count := count_frames(image)) > 1:
+            raise UserError(f"{path} holds {count} pages or frames; save each as a file of its own")
+        return _frame(image, path, 0)
+
+
+def read_frames(path: Path) -> list[Picture]:
+    """Read all pages or frames of an image; :class:`UserError` as from :func:`read_picture`."""
+    with _existing(path) as image:
+        return [_frame(image, path, index) for index in range(count_frames(image))]
+
+
+def count_frames(image: Image.Image) -> int:
+    """Pages or frames of an image file. What cameras put behind a JPEG (previews, gain maps) is none."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+@contextlib.contextmanager
+def _existing(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; copy it again")
     with opened(path, str(path)) as image:
-        image.load()
-        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-            raise UserError(f"{path} has 32 bits per sample; save it with 8 or 16")
-        metadata = _metadata(image)
-        orientation, exif = _orientation_and_exif(image, path)
-        metadata |= exif
-        samples = read_sixteen_bit(path)
-        bits = 8 if samples is None else 16
-        if samples is None:
-            samples = _eight_bit(image)
-    samples = torch.from_numpy(upright(samples, orientation).astype(np.float32) / (2**bits - 1))
-    samples = samples.permute(2, 0, 1)[None].contiguous()
+        yield image
+
+
+def _frame(image: Image.Image, path: Path, index: int) -> Picture:
+    image.seek(index)
+    image.load()
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise UserError(f"{path} has 32 bits per sample; save it with 8 or 16")
+    metadata = _metadata(image)
+    orientation, exif = _orientation_and_exif(image, path)
+    whole = read_sixteen_bit(path, index)
+    bits = 8 if whole is None else 16
+    samples = upright(_eight_bit(image) if whole is None else whole, orientation)
+    samples = torch.from_numpy(samples.astype(np.float32) / (2**bits - 1)).permute(2, 0, 1)[None].contiguous()
     gray, has_alpha = samples.shape[1] < 3, samples.shape[1] in (2, 4)
     alpha = samples[:, -1:] if has_alpha else None
     color = samples[:, :1].expand(-1, 3, -1, -1) if gray else samples[:, :3]
-    return Picture(color.contiguous(), alpha, gray, bits, metadata)
+    return Picture(color.contiguous(), alpha, gray, bits, metadata | exif)
 
 
 @contextlib.contextmanager

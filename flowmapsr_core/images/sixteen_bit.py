@@ -17,9 +17,10 @@ PNG_COLOR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels: gray, gray + alpha, RG
 EXIF_IFD, GPS_IFD, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 700, 34675
 
 
-def read_sixteen_bit(path: Path) -> np.ndarray | None:
-    """Samples (H, W, C) uint16 of a 16-bit PNG or TIFF, None for any other image."""
+def read_sixteen_bit(path: Path, frame: int = 0) -> np.ndarray | None:
+    """Samples (H, W, C) uint16 of a page of a 16-bit PNG or TIFF, None for any other image."""
     with Image.open(path) as image:
+        image.seek(frame)
         raw_mode = _raw_mode(image)
         if image.mode.startswith("I;16") or raw_mode == "I;16B":
             return np.asarray(image).astype(np.uint16)[:, :, None]
@@ -33,6 +34,7 @@ def read_sixteen_bit(path: Path) -> np.ndarray | None:
     halves = {}
     for tried in "BL":
         with Image.open(path) as image:
+            image.seek(frame)
             _decode_as(image, f"{base};16{tried}")
             halves[tried] = np.asarray(image).astype(np.uint16)
     little = order == "L" or (order == "N" and sys.byteorder == "little")
