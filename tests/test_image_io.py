@@ -1,5 +1,6 @@
 import io
 import random
+import struct
 
 import numpy as np
 import pytest
@@ -53,8 +54,6 @@ def test_sixteen_bit_files_of_other_programs(tmp_path):
         color = samples(3, 16)
         entries = [(256, 3, 1, 14), (257, 3, 1, 9), (258, 3, 3, 200), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 206),
                    (277, 3, 1, 3), (278, 3, 1, 9), (279, 4, 1, color.nbytes)]  # fmt: skip
-        import struct
-
         ifd = struct.pack(f"{order}H", len(entries))
         for tag, kind, count, value in entries:
             packed = (
@@ -249,3 +248,17 @@ def test_a_photograph_with_a_preview_behind_it_is_one_picture(tmp_path):
     image.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[image.resize((4, 4))])
     assert read_picture(tmp_path / "phone.jpg").color.shape == (1, 3, 9, 14)
     assert len(read_frames(tmp_path / "phone.jpg")) == 1
+
+
+def test_white_of_12_bits_is_white(tmp_path):
+    values = np.array([[0, 1, 2048, 4095]], np.uint16)
+    a, b, c, d = (int(value) for value in values[0])
+    packed = (a << 36 | b << 24 | c << 12 | d).to_bytes(6, "big")
+    entries = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 6)]
+    ifd = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in entries)
+    data = b"II*\0" + struct.pack("<I", 14) + packed + struct.pack("<H", len(entries)) + ifd + bytes(4)
+    (tmp_path / "scan.tif").write_bytes(data)
+    picture = read_picture(tmp_path / "scan.tif")
+    assert picture.bits == 16
+    assert np.allclose(picture.color[0, 0].numpy(), values / 4095, atol=1 / 65535)
+    assert picture.color.max() == 1

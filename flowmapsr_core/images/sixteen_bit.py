@@ -18,12 +18,13 @@ EXIF_IFD, GPS_IFD, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 700, 34675
 
 
 def read_sixteen_bit(path: Path, frame: int = 0) -> np.ndarray | None:
-    """Samples (H, W, C) uint16 of a page of a 16-bit PNG or TIFF, None for any other image."""
+    """Samples (H, W, C) uint16 of a page of a 16-bit PNG or TIFF, None for any other image; 12 bits become 16."""
     with Image.open(path) as image:
         image.seek(frame)
         raw_mode = _raw_mode(image)
         if image.mode.startswith("I;16") or raw_mode == "I;16B":
-            return np.asarray(image).astype(np.uint16)[:, :, None]
+            whole = np.asarray(image).astype(np.uint16)[:, :, None]
+            return whole << 4 | whole >> 8 if raw_mode == "I;12" else whole
         if raw_mode == "LA;16B":
             # four bytes a pixel, like 8-bit RGBA: gray high and low, alpha high and low
             _decode_as(image, "RGBA")
