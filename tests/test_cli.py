@@ -1,6 +1,7 @@
 """The ``flowmapsr`` command end to end."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.cli import command as cli
+from flowmapsr.flowmapsr_core.cli import folder as folder_module
 from flowmapsr.flowmapsr_core.files.lora import save_lora
 from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE
 from flowmapsr.flowmapsr_core.images.picture_files import read_picture
@@ -120,6 +122,28 @@ def test_a_folder_with_one_bad_file(tmp_path, image, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert "broken.jpg" in lines[-2]
     assert lines[-1] == "2 of 3 images upscaled"
+
+
+def test_an_error_that_nobody_foresaw_ends_one_image_only(tmp_path, image, capsys, caplog, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "odd.png", "z.png"):
+        Image.open(image).resize((20, 16)).save(folder / name)
+
+    def read(path):
+        if path.name == "odd.png":
+            raise struct.error("unpack requires a buffer\nof 4 bytes")
+        return read_picture(path)
+
+    monkeypatch.setattr(folder_module, "read_picture", read)
+    assert run("upscale", folder, "--output", tmp_path / "out", "--scale", "2", "--quiet") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "odd.png" in line
+    assert "struct" not in caplog.text
+    assert "error: unpack requires a buffer of 4 bytes" in line
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "z.png"]
+    assert run("upscale", folder, "--output", tmp_path / "out", "--scale", "2", "--quiet", "--verbose") == 2
+    assert "Traceback" in caplog.text
 
 
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, image, capsys):

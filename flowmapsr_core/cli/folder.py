@@ -1,5 +1,6 @@
 """Upscaling of files and folders: what goes where, shared out over processes, with a progress bar."""
 
+import logging
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from ..model import FlowMap
 from ..upscaling.device import find_dtype
 from ..upscaling.pipeline import check_scale, override, upscale
 from .share import Share
+
+log = logging.getLogger("flowmapsr")
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,13 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def run_jobs(jobs: list[Job], options: Namespace, share: Share) -> tuple[list[UserError], int]:
+def run_jobs(jobs: list[Job], options: Namespace, share: Share) -> tuple[list[str], int]:
     """Upscale this process's share of the jobs with the command's options.
 
     Of several, those whose output is there are skipped: outputs are renamed into place, so one that is there is whole.
 
-    Returns what went wrong with single images, and how many were skipped, in all processes. Raises :class:`UserError`
-    for anything wrong with the options or the model.
+    Returns what went wrong with single images, a line each, and how many were skipped, in all processes. Raises
+    :class:`UserError` for anything wrong with the options or the model.
     """
     settings = override(find_look(options.look), options.steps, options.guidance)
     loras = pair_scales(options.lora, options.lora_scale, settings.lora_scale)
@@ -85,7 +88,7 @@ def run_jobs(jobs: list[Job], options: Namespace, share: Share) -> tuple[list[Us
     return share.gather(failures), sum(share.gather([len(mine) - len(todo)]))
 
 
-def _run(jobs: list[Job], options: Namespace, loras: Sequence[tuple[Path, float]], share: Share) -> list[UserError]:
+def _run(jobs: list[Job], options: Namespace, loras: Sequence[tuple[Path, float]], share: Share) -> list[str]:
     model = _load(options, loras, share.device(options.device))
     failures = []
     for number, job in enumerate(jobs, 1):
@@ -93,10 +96,18 @@ def _run(jobs: list[Job], options: Namespace, loras: Sequence[tuple[Path, float]
         with tqdm(desc=title, unit="tile", disable=options.quiet or not share.is_main, leave=len(jobs) == 1) as bar:
             try:
                 _upscale_file(model, job, options, bar)
-            except UserError as error:
-                message = str(error)
-                failures.append(error if str(job.source) in message else UserError(f"{job.source}: {message}"))
+            except Exception as error:  # whatever is odd about one image, the others are made
+                log.info("%s", job.source, exc_info=True)
+                failures.append(_in_one_line(error, job.source))
     return failures
+
+
+def _in_one_line(error: Exception, source: Path) -> str:
+    """What went wrong with an image, as text: the exception itself would hold on to its tensors."""
+    if isinstance(error, UserError):
+        return str(error) if str(source) in str(error) else f"{source}: {error}"
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"{source} is too odd ({what}); --verbose says where. Save it anew with another program"
 
 
 def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> FlowMap:
