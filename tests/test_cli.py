@@ -165,7 +165,11 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, image, capsys):
         assert len(lines) == 1, lines
         assert message in lines[0]
         assert not out.exists()
-    for target, message in ((tmp_path / "out.bmp", ".bmp"), (image, "input itself"), (image / "out.png", "is a file")):
+    for target, message in (
+        (tmp_path / "out.bmp", ".bmp"),
+        (image, "an input itself"),
+        (image / "out.png", "is a file"),
+    ):
         assert run("upscale", image, "--output", target, "--quiet") == 2
         assert message in capsys.readouterr().err
     assert run("upscale", image, tiny, "--output", tmp_path / "both.png") == 2

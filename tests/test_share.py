@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from flowmapsr.flowmapsr_core import save_checkpoint
+from flowmapsr.flowmapsr_core import UserError, save_checkpoint
 from flowmapsr.flowmapsr_core.cli import command as cli
+from flowmapsr.flowmapsr_core.cli.folder import plan_jobs
 from flowmapsr.flowmapsr_core.cli.share import Share
 from PIL import Image
 
@@ -70,3 +72,35 @@ def test_what_is_done_is_not_done_again(pictures, tmp_path, small_model, capsys)
     assert (out / "1.png").stat().st_mtime_ns == kept
     assert cli.main([*command, "--overwrite"]) == 0
     assert (out / "1.png").stat().st_mtime_ns > kept
+
+
+@pytest.mark.parametrize("inputs", [["."], ["a.png", "upscaled"]])
+def test_an_output_folder_among_the_inputs_is_no_input(inputs, tmp_path, monkeypatch):
+    """As ``flowmapsr upscale . --output upscaled`` and ``upscale * --output upscaled`` are typed, again and again."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), Path("more"), Path("upscaled", "more")):
+        folder.mkdir(exist_ok=True, parents=True)
+        (folder / "a.png").touch()
+        (folder / "b.bmp").touch()
+    jobs = plan_jobs([Path(name) for name in inputs], Path("upscaled"))
+    assert jobs
+    assert not [job for job in jobs if "upscaled" in job.source.parts]
+
+
+def test_a_folder_in_the_output_is_an_input_if_the_user_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("photos", "a.png").touch()
+    (job,) = plan_jobs([Path("photos")], Path())
+    assert (job.source, job.target) == (Path("photos", "a.png"), Path("a.png"))
+    with pytest.raises(UserError, match="output photos itself"):
+        plan_jobs([Path("photos")], Path("photos"))
+
+
+def test_no_result_takes_the_place_of_another_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("in", "in").mkdir(parents=True)
+    Path("in", "a.png").touch()
+    Path("in", "in", "a.png").touch()
+    with pytest.raises(UserError, match="is an input itself"):
+        plan_jobs([Path("in")], Path())

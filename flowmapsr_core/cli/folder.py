@@ -39,9 +39,10 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     """Pair every input image with its output file.
 
     One input file and an output with an image extension: that file. Anything else: ``output`` is a folder, files
-    keep their names (a folder's files also their place in it), and formats that cannot be written become PNG.
+    keep their names (a folder's files also their place in it), and formats that cannot be written become PNG. What lies
+    in ``output`` is no input, where ``output`` lies in a folder of inputs: an earlier run has made it.
 
-    Raises :class:`UserError` if nothing is to be done, two results would get the same name, or one its source's.
+    Raises :class:`UserError` if nothing is to be done, two results would get the same name, or one an input's.
     """
     if len(inputs) == 1 and not inputs[0].is_dir() and output.suffix and not output.is_dir():
         check_writable(output)
@@ -49,7 +50,7 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     else:
         if output.suffix.lower() in WRITABLE and not output.is_dir():
             raise UserError(f"{output} is one file for several images; give a folder")
-        jobs = []
+        jobs, made = [], output.resolve()
         for source in inputs:
             root, files = source.parent, [source]
             if source.is_dir():
@@ -57,15 +58,20 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
                 files = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in READABLE)
                 if not files:
                     raise UserError(f"{source} holds no images ({', '.join(sorted(READABLE))})")
+                if made.is_relative_to(source.resolve()):
+                    files = [file for file in files if not file.resolve().is_relative_to(made)]
             jobs += [Job(file, output / _named(file.relative_to(root))) for file in files]
         check_writable(output / "image.png")
+    if not jobs:
+        raise UserError(f"all images lie in the output {output} itself; choose another output")
+    sources = {job.source.resolve() for job in jobs}
     targets: dict[Path, Path] = {}
     for job in jobs:
         other = targets.setdefault(job.target, job.source)
         if other != job.source:
             raise UserError(f"{other} and {job.source} would both become {job.target}; upscale them separately")
-        if job.target.resolve() == job.source.resolve():
-            raise UserError(f"{job.target} is the input itself; choose another output")
+        if job.target.resolve() in sources:
+            raise UserError(f"{job.target} is an input itself; choose another output")
     return jobs
 
 
