@@ -1,6 +1,7 @@
 """The ``flowmapsr`` command end to end."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -144,6 +145,34 @@ def test_an_error_that_nobody_foresaw_ends_one_image_only(tmp_path, image, capsy
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "z.png"]
     assert run("upscale", folder, "--output", tmp_path / "out", "--scale", "2", "--quiet", "--verbose") == 2
     assert "Traceback" in caplog.text
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from flowmapsr.flowmapsr_core.cli import command, folder
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, resource.RLIM_INFINITY))
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on a process's memory")
+def test_a_picture_too_large_for_the_memory_leaves_the_others_alone(tmp_path, small_model):
+    folder, model = tmp_path / "photos", tmp_path / "model.safetensors"
+    folder.mkdir()
+    Image.new("RGB", (2400, 1600), "teal").save(folder / "large.png")
+    Image.new("RGB", (24, 16), "teal").save(folder / "small.png")
+    save_checkpoint(small_model, model)
+    command = ["upscale", folder, "--output", tmp_path / "out", "--scale", "8", "--model", model, "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, *command, "--device", "cpu"],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    warning, line = done.stderr.strip().splitlines()
+    assert "out of memory; once more with less" in warning
+    assert line.startswith(f"flowmapsr: error: {folder / 'large.png'}: not enough memory")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.png"]
 
 
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, image, capsys):

@@ -10,7 +10,7 @@ from flowmapsr.flowmapsr_core.codecs import PixelCodec, VAECodec
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
-from flowmapsr.flowmapsr_core.upscaling.memory import free_memory
+from flowmapsr.flowmapsr_core.upscaling.memory import free_memory, is_out_of_memory
 from flowmapsr.flowmapsr_core.upscaling.plan import SMALLEST_TILE, describe, make_plan, sampling_flops
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -134,14 +134,29 @@ def test_tiles_are_cut_on_a_network_that_is_told_so_by_the_plan(small_unet, phot
     assert not torch.equal(whole, tiled)
 
 
-def test_out_of_memory_is_tried_once_more_with_less(small_model, photo, monkeypatch, caplog):
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("no memory"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:125] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GiB, max allowed: 9.07 GiB)"),
+]
+
+
+def test_other_errors_are_no_lack_of_memory():
+    for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")):
+        assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_out_of_memory_is_tried_once_more_with_less(error, small_model, photo, monkeypatch, caplog):
     expected = upscale(small_model, photo, 2)
     sides, evaluate = [], small_model.network.evaluate
 
     def short_of_memory(x, condition):
         sides.append(max(x.shape[-2:]))
         if len(sides) == 1:
-            raise torch.OutOfMemoryError("no memory")
+            raise error
         return evaluate(x, condition)
 
     monkeypatch.setattr(small_model.network, "evaluate", short_of_memory)

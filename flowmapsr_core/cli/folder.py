@@ -21,6 +21,7 @@ from ..images.resize import resize_alpha
 from ..method.looks import find_look
 from ..model import FlowMap
 from ..upscaling.device import find_dtype
+from ..upscaling.memory import is_out_of_memory
 from ..upscaling.pipeline import check_scale, override, upscale
 from .share import Share
 
@@ -112,6 +113,8 @@ def _in_one_line(error: Exception, source: Path) -> str:
     """What went wrong with an image, as text: the exception itself would hold on to its tensors."""
     if isinstance(error, UserError):
         return str(error) if str(source) in str(error) else f"{source}: {error}"
+    if is_out_of_memory(error):
+        return f"{source}: not enough memory; close other programs, or use a smaller --scale or --tile"
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{source} is too odd ({what}); --verbose says where. Save it anew with another program"
 
@@ -144,8 +147,6 @@ def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> No
             model, visible, options.scale, options.steps, options.guidance, look=options.look, size=size,
             color=options.color, color_strength=options.color_strength, tile=options.tile, progress=progress,
         )  # fmt: skip
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError("not enough memory; use a smaller --tile or --scale") from error
     except TorchDynamoException as error:
         raise UserError(f"--compile does not work here ({str(error).splitlines()[0]}); leave it out") from error
     if picture.gray:

@@ -1,8 +1,19 @@
-"""How much memory there is."""
+"""How much memory there is, and whether it has run out."""
 
 import os
 
 import torch
+
+# In what torch says of memory that ran out, where its error has no class of its own: MPS and CUDA's own calls ("out of
+# memory"), the CPU's allocator on Linux and macOS, on Windows, and libraries that use the C++ one.
+SAYINGS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of whatever device. Free what its traceback holds before going on."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in SAYINGS)
 
 
 def free_memory(device: torch.device) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..model import FlowMap
 from ..networks import flops
-from .memory import free_memory
+from .memory import free_memory, is_out_of_memory
 from .meter import BAND_TICKS
 from .tiling import Tiling, tiling_for
 
@@ -134,7 +134,9 @@ def in_memory(plan: Plan, model: FlowMap, steps: int, attempt: Callable[[Plan], 
     """What ``attempt`` makes by a plan, and that plan; where memory runs out, by a smaller one, tried once."""
     try:
         return attempt(plan), plan
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         plan = plan.smaller(model)
     # not up there, where the exception holds the tensors of the first attempt
     log.warning("out of memory; once more with less: %s", describe(plan, model, steps))

@@ -13,6 +13,7 @@ from comfy.ldm.modules.diffusionmodules import model as layers
 from torch import Tensor
 
 from ...flowmapsr_core.codecs import exact_vae
+from ...flowmapsr_core.upscaling.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -108,7 +109,9 @@ def in_bands(
         report = progress and shifted(progress, index, len(x))
         try:
             part = run(single, rows, progress=report)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             part = None
         if part is None:  # out here, as the exception holds the tensors of the first attempt
             log.warning("out of memory; once more in bands of %d rows, in host memory", FEWEST_ROWS)
