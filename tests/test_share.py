@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flowmapsr.flowmapsr_core import UserError, save_checkpoint
@@ -27,12 +28,15 @@ def pictures(tmp_path, photo):
 
 
 def launched(*arguments):
-    """The command in two processes on the CPU, as ``accelerate launch`` starts it."""
-    launch = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    command = [sys.executable, "-m", *launch.split(), "--dynamo_backend", "no", "-m", "flowmapsr.flowmapsr_core"]
+    """The command in two processes on the CPU, every line they print after ``[default0]:`` or ``[default1]:``.
+
+    ``accelerate launch`` starts several in the same way, but never on a CPU.
+    """
+    launch = "torch.distributed.run --standalone --nproc_per_node 2 --tee 3 -m flowmapsr.flowmapsr_core"
     return subprocess.run(
-        [*command, *map(str, arguments)],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", *launch.split(), *map(str, arguments)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
 
 
@@ -45,14 +49,28 @@ def test_one_process_has_everything(monkeypatch):
     assert share.device("cpu").type == "cpu"
 
 
+@pytest.mark.parametrize("number", range(6))
+def test_every_item_is_one_process_s(number):
+    """Also where there are fewer than processes."""
+    shares = [Share() for _ in range(4)]
+    for rank, share in enumerate(shares):
+        share.state = SimpleNamespace(process_index=rank, num_processes=4)
+    items = list(range(number))
+    parts = [share.of(items) for share in shares]
+    assert sorted(item for part in parts for item in part) == items
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
 def test_two_processes_make_the_files_of_one(pictures, tmp_path, small_model):
     model = tmp_path / "model.safetensors"
     save_checkpoint(small_model, model)
     settings = ("--scale", "2", "--model", model, "--dtype", "float32")
     assert cli.main(["upscale", str(pictures), "--output", str(tmp_path / "one"), *map(str, settings)]) == 2
-    done = launched("upscale", pictures, "--output", tmp_path / "two", *settings)
+    done = launched("upscale", pictures, "--output", tmp_path / "two", *settings, "--verbose")
     assert done.returncode != 0
-    assert done.stderr.count("broken.png: ") == 1, done.stderr[-3000:]
+    upscaled = [done.stderr.count(f"[default{rank}]:flowmapsr: latent of") for rank in (0, 1)]
+    assert sorted(upscaled) == [2, 3], done.stderr[-3000:]
+    assert done.stderr.count("broken.png is not an image") == 1, done.stderr[-3000:]
     assert done.stderr.count("5 of 6 images upscaled") == 1, done.stderr[-3000:]
     for index in range(5):
         assert (tmp_path / "two" / f"{index}.png").read_bytes() == (tmp_path / "one" / f"{index}.png").read_bytes()

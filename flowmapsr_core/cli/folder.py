@@ -104,7 +104,8 @@ def _run(jobs: list[Job], options: Namespace, loras: Sequence[tuple[Path, float]
             try:
                 _upscale_file(model, job, options, bar)
             except Exception as error:  # whatever is odd about one image, the others are made
-                log.info("%s", job.source, exc_info=True)
+                if not isinstance(error, UserError):
+                    log.info("%s", job.source, exc_info=True)
                 failures.append(_in_one_line(error, job.source))
     return failures
 
