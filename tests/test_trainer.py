@@ -116,6 +116,36 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(recipe_file, data, t
     assert steps == list(range(1, 9))
 
 
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_state_runs_no_code(recipe_file, data, tmp_path, monkeypatch, capsys):
+    out, touched = tmp_path / "run", tmp_path / "touched"
+    stages = 'stages=[{kind="flow-matching",steps=2}]'
+    command = (recipe_file, data, stages, "output.every=1", f"output.folder={out}")
+    monkeypatch.setattr(sys, "argv", ["trainer", *arguments(*command)])
+    assert main() == 0
+    done, state = out / "stage-1-flow-matching.safetensors", out / "state"
+    done.unlink()  # as if it had been stopped after its last checkpoint
+    assert not list(state.glob("custom_checkpoint_*"))
+    for name in ("custom_checkpoint_0.pkl", "optimizer.bin"):
+        kept = (state / name).read_bytes() if (state / name).exists() else None
+        torch.save({"watch": Trap(touched)}, state / name)
+        assert "cannot be resumed from" in failure(monkeypatch, capsys, *command)
+        (state / name).unlink() if kept is None else (state / name).write_bytes(kept)
+    torch.save({"step": Trap(touched)}, state / "random_states_0.pkl")
+    assert main() == 0  # accelerate goes on without: every draw of a step has a seed of its own
+    assert done.exists()
+    assert not touched.exists()
+
+
 def test_the_adversarial_stage_makes_a_lora_of_the_model_it_started_from(recipe_file, data, tmp_path):
     done = train(recipe_file, data, *ALL_STAGES, f"output.folder={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr

@@ -1,9 +1,10 @@
 """Exponential moving average of the weights: the teacher of self-distillation, and what is exported."""
 
 import copy
-from typing import Any
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from ...flowmapsr_core.model import FlowMap
 
@@ -24,8 +25,10 @@ class Ema:
             if current.requires_grad:  # the others do not change
                 averaged.lerp_(current, 1 - decay)
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.model.state_dict()
+    def save(self, path: Path) -> None:
+        """Write the averaged weights as a safetensors file."""
+        save_file({name: weight.contiguous() for name, weight in self.model.state_dict().items()}, path)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state)
+    def load(self, path: Path) -> None:
+        """Take what :meth:`save` wrote. Raises ``SafetensorError`` or ``RuntimeError`` if it does not fit."""
+        self.model.load_state_dict(load_file(path))

@@ -22,6 +22,7 @@ from ..losses.weighting import LossWeight
 from ..recipe.recipe import Recipe, Stage
 from .accelerator import is_sharded
 from .batch import Batch, bind, make_target
+from .state import Numbers
 
 Figures = dict[str, Tensor]
 GAP = "score gap"  # running mean: 0 where real and fake scores have met
@@ -34,6 +35,7 @@ class Learner:
         model: the prepared network; its gradient is taken.
         ema: averaged weights, if there are any: they teach, and are validated and exported.
         modules: everything with parameters that are trained, prepared.
+        numbers: what a resumed run has to know besides weights and optimisers, by name.
     """
 
     def __init__(self, recipe: Recipe, stage: Stage, model: FlowMap, accelerator: Accelerator) -> None:
@@ -53,11 +55,11 @@ class Learner:
             self.shell = copy.deepcopy(model)
         if self.ema:
             self.ema.model.to(accelerator.device)
-            accelerator.register_for_checkpointing(self.ema)
         self.model, self.optimizer = accelerator.prepare(model, adamw(groups, self.lr))
         self.weighting = accelerator.prepare(weighting) if weighting else None
         self.perceptual = make_perceptual(recipe, accelerator)
         self.modules = [self.model] + ([self.weighting] if self.weighting else [])
+        self.numbers: dict[str, Numbers] = {}
 
     @property
     def teacher(self) -> torch.nn.Module:
@@ -135,7 +137,7 @@ class AdversarialLearner(Learner):
         self.discriminator, self.critic = accelerator.prepare(discriminator, critic)
         self.gap = ScoreGap()
         self.modules.append(self.discriminator)
-        accelerator.register_for_checkpointing(self.gap)
+        self.numbers[GAP] = self.gap
 
     def judges(self, step: int) -> bool:
         """Whether it is the discriminator's turn."""

@@ -62,8 +62,8 @@ class StageRun:
         self.validation = load_crops(Path(recipe.data.validation)) if validates else None
         self.learner = self.make_learner(model)
         self.watch = LossWatch()
-        self.accelerator.register_for_checkpointing(self.watch)
-        self.done = load_state(self.accelerator, self.folder, index)
+        self.numbers = {"watch": self.watch, **self.learner.numbers}
+        self.done = load_state(self.accelerator, self.folder, index, self.numbers, self.learner.ema)
         self.damaged: set[str] = set()
         self.announce(start, new)
 
@@ -183,7 +183,7 @@ class StageRun:
                 export(model, self.recipe, self.index, self.step, over)
         accelerator.wait_for_everyone()
         if not over:  # a stage that is over is known by its file
-            save_state(accelerator, self.folder, self.index, self.done)
+            save_state(accelerator, self.folder, self.index, self.done, self.numbers, self.learner.ema)
 
     def validate(self, model: FlowMap) -> dict[str, float]:
         """Figures on the held-out photographs, which go to the trackers too, with a picture."""

@@ -1,4 +1,4 @@
-"""The state that a run resumes from, and its log. Never half-written."""
+"""The state that a run resumes from, and its log. Never half-written; reading it runs no code of the file's."""
 
 import dataclasses
 import json
@@ -7,18 +7,30 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from ...flowmapsr_core.errors import UserError
+from ..learning.ema import Ema
 from ..recipe.recipe import Recipe
 
 LOG = "log.jsonl"
 RECIPE = "recipe.json"  # written once, when a run begins
+NUMBERS, AVERAGE = "numbers.json", "average.safetensors"  # of a state, beside what accelerate writes
+DAMAGED = (RuntimeError, KeyError, ValueError, OSError, EOFError, SafetensorError, UnpicklingError)  # a state
 # of no consequence for the weights
 FREE = ("output", "data.validation", "data.workers", "optimizer.accumulate", "optimizer.checkpoint_activations")
+
+
+class Numbers(Protocol):
+    """Something whose state is a few numbers, as JSON can hold them."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def claim_folder(recipe: Recipe) -> None:
@@ -52,8 +64,17 @@ def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
     return flat
 
 
-def load_state(accelerator: Accelerator, folder: Path, index: int) -> int:
-    """Load the last state if it is of stage ``index``; returns the steps of the stage that it has behind it."""
+def load_state(
+    accelerator: Accelerator, folder: Path, index: int, numbers: dict[str, Numbers], average: Ema | None
+) -> int:
+    """Load the last state if it is of stage ``index``; returns the steps of the stage that it has behind it.
+
+    What accelerate prepared, ``numbers`` and ``average`` take their parts. accelerate reads optimisers with torch's
+    ``weights_only``, and refuses the pickles of registered objects, for nothing is registered. Shards of FSDP and
+    DeepSpeed are another matter: torch and DeepSpeed unpickle these.
+
+    Raises :class:`UserError` if the state is damaged or another version's.
+    """
     state = folder / "state"
     if not state.is_dir():
         state = folder / "state.old"  # stopped between the two renames of save_state()
@@ -63,13 +84,20 @@ def load_state(accelerator: Accelerator, folder: Path, index: int) -> int:
         place = json.loads((state / "place.json").read_text())
         if place["stage"] != index:
             return 0
+        for name, kept in json.loads((state / NUMBERS).read_text()).items():
+            numbers[name].load_state_dict(kept)
+        if average:
+            average.load(state / AVERAGE)
         accelerator.load_state(str(state))
-    except (RuntimeError, KeyError, ValueError, OSError, EOFError) as error:
-        raise UserError(f"{state} cannot be resumed from ({error}); delete it to begin the stage again") from error
+    except DAMAGED as error:
+        why, *_ = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"{state} cannot be resumed from ({why}); delete it to begin the stage again") from error
     return place["step"]
 
 
-def save_state(accelerator: Accelerator, folder: Path, index: int, step: int) -> None:
+def save_state(
+    accelerator: Accelerator, folder: Path, index: int, step: int, numbers: dict[str, Numbers], average: Ema | None
+) -> None:
     """Write the state beside the last one, then put it in its place.
 
     Raises :class:`UserError` if it cannot be written; the last one stays.
@@ -82,6 +110,9 @@ def save_state(accelerator: Accelerator, folder: Path, index: int, step: int) ->
         accelerator.save_state(str(fresh))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            if average:
+                average.save(fresh / AVERAGE)
+            (fresh / NUMBERS).write_text(json.dumps({name: part.state_dict() for name, part in numbers.items()}))
             (fresh / "place.json").write_text(json.dumps({"stage": index, "step": step}))
             if state.is_dir():
                 shutil.rmtree(old, ignore_errors=True)
