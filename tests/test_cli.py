@@ -227,12 +227,13 @@ def test_degrade(image, tmp_path, capsys):
 
 def test_merge(image, tmp_path, small_model, capsys):
     base, merged = tmp_path / "base.safetensors", tmp_path / "more" / "merged.safetensors"
+    small_model.info = {"title": "Base", "license": "cc-by-nc-4.0"}
     save_checkpoint(small_model, base)
     loras = []
     for number in range(2):
         path = tmp_path / f"{number}.safetensors"
         layers = {"encoder.1.0.conv1": (torch.randn(2, 12, 3, 3) * 0.1, torch.randn(12, 2, 1, 1))}
-        save_lora(path, layers, 2, 2.0, load_model(base).info["hash_sha256"], {"title": "Detail"})
+        save_lora(path, layers, 2, 2.0, load_model(base).info["hash_sha256"], {"license": "MIT"})
         loras += ["--lora", path, "--lora-scale", 0.5 - number]
     assert run("merge", "--model", base, *loras, "--output", merged) == 0
     results = {}
@@ -250,7 +251,11 @@ def test_merge(image, tmp_path, small_model, capsys):
     assert hashes[0] != hashes[1]
     capsys.readouterr()
     assert run("inspect", merged) == 0
-    assert "modelspec.merged_from: base.safetensors, 0.safetensors x0.5, 1.safetensors x-0.5" in capsys.readouterr().out
+    assert {
+        "modelspec.merged_from: base.safetensors, 0.safetensors x0.5, 1.safetensors x-0.5",
+        "modelspec.license: cc-by-nc-4.0 AND MIT",
+        f"modelspec.derived_from: Base, cc-by-nc-4.0, {hashes[0]}",
+    } <= {*capsys.readouterr().out.splitlines()}
     assert run("inspect", loras[1]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {"kind: lora", "rank: 2", "alpha: 2", f"flowmapsr.base_hash: {hashes[0]}"} <= {*lines}

@@ -278,9 +278,10 @@ def test_the_command_makes_a_whole_model(lbm, vae, tmp_path, capsys, x):
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
-def test_without_a_vae_the_file_has_none(lbm, vae, tmp_path):
+def test_without_a_vae_the_file_has_none(lbm, vae, tmp_path, caplog):
     output = tmp_path / "alone" / "made.safetensors"
     assert run("convert", lbm, "--output", output) == 0
+    assert f"give that of {lbm} with --license" in caplog.text
     described = describe(output)
     assert described["dtypes"] == ["BF16"]
     assert described["config"]["codec"]["type"] == "VAECodec"

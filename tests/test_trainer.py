@@ -20,6 +20,10 @@ from flowmapsr.flowmapsr_core.files.lora import merge_lora
 from flowmapsr.flowmapsr_core.model import FlowMap
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.trainer.__main__ import main
+from flowmapsr.trainer.learning.adapter import add_lora
+from flowmapsr.trainer.recipe.read import read_recipe
+from flowmapsr.trainer.run.export import export, start_of
+from flowmapsr.trainer.run.start import build_model
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -244,6 +248,29 @@ def test_a_latent_model_trains_and_its_vae_does_not(recipe_file, data, tmp_path,
     monkeypatch.setattr(sys, "argv", ["trainer", *fresh, "--set", f"output.folder={out}2"])
     assert main() == 2
     assert "set start_from to a checkpoint that has it" in capsys.readouterr().err
+
+
+def test_licence_and_origin_outlive_training(recipe_file, tmp_path):
+    start = tmp_path / "start.safetensors"
+    model, _ = build_model(read_recipe(recipe_file, []))
+    model.info = {"title": "LBM", "author": "Jane", "license": "cc-by-nc-4.0", "converted_from": "lbm.safetensors"}
+    save_checkpoint(model, start)
+    base = load_model(start).info
+    stages = 'stages=[{kind="flow-matching",steps=1},{kind="guided",steps=1},{kind="adversarial",steps=1}]'
+    overrides = [f"start_from={start}", f"output.folder={tmp_path}", stages, "adversarial.rank=1", "output.author=Joe"]
+    recipe = read_recipe(recipe_file, overrides)
+    for index, stage in enumerate(recipe.stages):
+        model, _ = build_model(recipe, start_of(recipe, index))
+        if stage.kind == "adversarial":
+            add_lora(model, 1, 1.0)
+        for done in (False, True):
+            export(model, recipe, index, 1, done)
+    for file in ("model", "lora"):
+        described = describe(tmp_path / f"{file}.safetensors")
+        assert described["modelspec.license"] == "cc-by-nc-4.0"
+        assert described["modelspec.author"] == "Joe"
+        assert described["modelspec.converted_from"] == "lbm.safetensors"
+        assert described["modelspec.derived_from"] == f"LBM, Jane, cc-by-nc-4.0, {base['hash_sha256']}"
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path):

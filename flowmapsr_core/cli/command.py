@@ -14,6 +14,8 @@ from ..errors import UserError
 from ..files.checkpoint import BUILT_IN, describe, load_model, save_checkpoint
 from ..files.convert import convert, read_source, summary
 from ..files.lora import merge_loras, pair_scales
+from ..files.origin import TOGETHER, combined, derived
+from ..files.safetensors_file import read_metadata
 from ..images import color, degradation
 from ..images.alpha import fill_transparent
 from ..images.picture_files import check_writable, read_picture, write_picture
@@ -23,6 +25,8 @@ from ..model import FlowMap
 from ..upscaling.device import DTYPES
 from .folder import plan_jobs, run_jobs
 from .share import Share
+
+log = logging.getLogger("flowmapsr")
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _upscale(options: argparse.Namespace) -> int:
     logging.basicConfig(format="flowmapsr: %(message)s")
-    logging.getLogger("flowmapsr").setLevel(logging.INFO if options.verbose else logging.WARNING)
+    log.setLevel(logging.INFO if options.verbose else logging.WARNING)
     share = Share()
     jobs = plan_jobs(options.input, options.output)
     failures, skipped = run_jobs(jobs, options, share)
@@ -83,6 +87,9 @@ def _merge(options: argparse.Namespace) -> int:
     loras = pair_scales(options.lora, options.lora_scale, default=1.0)
     model = load_model(options.model, vae=options.vae)
     merge_loras(model, loras)
+    described = [read_metadata(path)[0] for path, _ in loras]
+    parts = [{key: metadata.get(f"modelspec.{key}", "") for key in TOGETHER} for metadata in described]
+    model.info |= derived(model.info) | combined([model.info, *parts])
     model.info["merged_from"] = ", ".join(
         [Path(options.model).name, *(f"{path.name} x{scale:g}" for path, scale in loras)]
     )
@@ -96,6 +103,11 @@ def _convert(options: argparse.Namespace) -> int:
     model = convert(source, options.vae, options.bake_prompts, DTYPES[options.dtype])
     if options.license:
         model.info["license"] = options.license
+    else:
+        log.warning(
+            f"{options.output} will not say which licence it is under: give that of {options.source} with --license "
+            f"(LBM's own models are under cc-by-nc-4.0, SDXL is under openrail++)"
+        )
     _save(model, options)
     print(summary(source, model))
     return 0

@@ -86,7 +86,7 @@ class Output:
         every: steps between them.
         tracker: "tensorboard", "wandb" or another that accelerate knows; "none" for the log file alone.
         dtype: precision of the weights in the exported checkpoint.
-        title, author, license: into its metadata.
+        title, author, license: into its metadata; empty author and license for those of ``start_from``.
     """
 
     folder: str = "runs/flowmapsr"

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...flowmapsr_core.files.checkpoint import save_checkpoint
 from ...flowmapsr_core.files.lora import save_lora
+from ...flowmapsr_core.files.origin import ORIGIN
 from ...flowmapsr_core.model import FlowMap
 from ...flowmapsr_core.upscaling.device import DTYPES
 from ..recipe.recipe import Recipe, Stage
@@ -32,9 +33,13 @@ def start_of(recipe: Recipe, index: int) -> str | Path:
 
 
 def export(model: FlowMap, recipe: Recipe, index: int, step: int, done: bool) -> None:
-    """Write the weights as a checkpoint that upscaling loads, or as a LoRA; the stage's file too if it is done."""
+    """Write the weights as a checkpoint that upscaling loads, or as a LoRA; the stage's file too if it is done.
+
+    Author and licence are those of what the run started from, unless the recipe gives others.
+    """
     output, stage, settings = recipe.output, recipe.stages[index], recipe.adversarial
-    info: dict[str, Any] = {key: text for key in ("title", "author", "license") if (text := getattr(output, key))}
+    info: dict[str, Any] = {key: model.info[key] for key in ORIGIN if key in model.info}
+    info |= {key: text for key in ("title", "author", "license") if (text := getattr(output, key))}
     info["training"] = {
         "steps": step,
         "batches": [f"{budget.batch} x {budget.side} px" for budget in recipe.data.budgets],

@@ -8,6 +8,7 @@ import torch
 from ...flowmapsr_core.codecs import CODECS, FrozenVAE
 from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.files.checkpoint import load_model
+from ...flowmapsr_core.files.origin import ORIGIN, derived
 from ...flowmapsr_core.files.prompts import encode_prompts
 from ...flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT, FlowMap
 from ..recipe.recipe import Recipe
@@ -21,7 +22,8 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[s
         start: checkpoint; empty for fresh weights.
 
     Returns:
-        The model, and the names of the weights that the checkpoint did not have.
+        The model, in its info what the checkpoint says of its origin, and the names of the weights that the checkpoint
+        did not have.
 
     Raises:
         UserError: the checkpoint is of another architecture.
@@ -30,7 +32,10 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[s
     config = recipe.model or (base.config() if base else {})
     if base is None and issubclass(CODECS[config["codec"]["type"]], FrozenVAE):
         raise UserError("the recipe's codec is a VAE, which is not trained; set start_from to a checkpoint that has it")
-    model = FlowMap.from_config(config, {"hash_sha256": base.info.get("hash_sha256", "")} if base else {})
+    info = {key: base.info[key] for key in (*ORIGIN, "hash_sha256") if key in base.info} if base else {}
+    if base and start == recipe.start_from:  # a later stage's start is the run's own, and knows it already
+        info |= derived(base.info)
+    model = FlowMap.from_config(config, info)
     with torch.no_grad():
         for prompt in model.prompts.values():
             prompt.normal_()
