@@ -245,7 +245,7 @@ from safetensors.torch import load_file, save_file
 spec = importlib.util.spec_from_file_location("pack", Path(root, "__init__.py"), submodule_search_locations=[root])
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 import comfy.model_management
-from pack.nodes import runtime
+from pack.nodes.comfyui import runtime
 
 def loaded(patcher):
     comfy.model_management.load_models_gpu([patcher])

@@ -84,13 +84,14 @@ def test_a_vae_without_quantising_convolutions(nodes, generator):
     """Of the kind that SD3 and Flux have, in full width: ComfyUI tells it by its weights."""
     import comfy.sd
     from diffusers import AutoencoderKL
+    from flowmapsr.nodes.comfyui import vae_bands as comfy_vae
 
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     shape = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16}
     weights = AutoencoderKL(**blocks, **shape, use_quant_conv=False, use_post_quant_conv=False).state_dict()
     flux = comfy.sd.VAE(sd=weights, dtype=torch.float32)
     latent = torch.randn(1, 16, 5, 6, generator=generator) * 3
-    assert nodes.comfy_vae.is_plain(flux)
+    assert comfy_vae.is_plain(flux)
     assert (decoded(nodes, latent, flux, 16) - flux.decode(latent)).abs().max() < 1e-4
 
 
