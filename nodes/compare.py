@@ -1,5 +1,7 @@
 """Compare to Reference."""
 
+import math
+
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -42,7 +44,7 @@ class Compare(io.ComfyNode):
         if (height, width) != size:
             lines.append(f"Resized from {width}x{height} to the reference's {size[1]}x{size[0]}")
         for number, (left, right) in enumerate(pairs(color, target), 1):
-            left = resize(left, size).clamp(0, 1)
+            left, right = resize(left, size).clamp(0, 1), right.clamp(0, 1)
             if len(color) > 1:
                 lines.append(f"Image {number}")
             lines += measure(left, right)
@@ -54,8 +56,9 @@ class Compare(io.ComfyNode):
 def measure(image: Tensor, reference: Tensor) -> list[str]:
     """A line for each figure of one image."""
     ratio = (high_frequency_energy(image) + FLAT) / (high_frequency_energy(reference) + FLAT)
+    psnr = psnr_y(image, reference).item()
     return [
-        f"PSNR-Y: {psnr_y(image, reference).item():.2f} dB",
+        f"PSNR-Y: {psnr:.2f} dB" if math.isfinite(psnr) else "PSNR-Y: infinite, no difference",
         f"CIEDE2000 after low-pass: {color_difference(image, reference).item():.2f}",
         f"High-frequency energy ratio: {ratio.item():.2f}",
     ]

@@ -191,6 +191,29 @@ def test_a_pixel_codec_is_lossless_in_every_vae_method(nodes, generator):
     assert (vae.encode_tiled(image, tile_x=16, tile_y=16, overlap=4) - latent).abs().max() < 1e-5
 
 
+def test_vae_decode_gives_no_colour_beyond_the_range_of_images(nodes, generator):
+    _, vae = load(nodes, "built-in")
+    latent = torch.randn(1, 12, 20, 24, generator=generator) * 2
+    before = latent.clone()
+    for image in (vae.decode(latent), vae.decode_tiled(latent, tile_x=8, tile_y=8, overlap=2)):
+        assert image.min() == 0
+        assert image.max() == 1
+    assert torch.equal(latent, before)
+
+
+def test_images_beyond_the_range_are_compared_as_they_are_seen(nodes, generator):
+    """Values below 0 and above 1 are what some nodes give; they are shown and saved as 0 and 1."""
+    image = torch.randn(1, 16, 16, 3, generator=generator)
+    text, both = nodes.compare.Compare.execute(image, image).args
+    assert text.splitlines() == [
+        "PSNR-Y: infinite, no difference",
+        "CIEDE2000 after low-pass: 0.00",
+        "High-frequency energy ratio: 1.00",
+    ]
+    assert (both.min(), both.max()) == (0, 1)
+    assert nodes.compare.Compare.execute(image, image.clamp(0, 1)).args[0] == text
+
+
 def test_latents_are_sampled_as_by_the_core(nodes, base, latent_model, vae, photo):
     from flowmapsr.flowmapsr_core import upscale
 

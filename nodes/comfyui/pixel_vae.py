@@ -18,7 +18,7 @@ class PixelVAE(comfy.sd.VAE):
         self.first_stage_model.encode = codec.encode
         self.first_stage_model.decode = codec.decode
         self.process_input = lambda image: image
-        self.process_output = lambda image: image.clamp(0, 1)
+        self.process_output = lambda image: image.clamp_(0, 1)  # in place: ComfyUI since 0.18 drops what it returns
         self.downscale_ratio = self.upscale_ratio = codec.factor
         self.latent_channels = codec.channels
         self.memory_used_encode = lambda shape, dtype: 4 * 3 * shape[2] * shape[3] * dtype.itemsize
