@@ -5,6 +5,6 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint():
     """ComfyUI's way in. The import waits until here: the core and the trainer do without ComfyUI."""
-    from flowmapsr.nodes import FlowMapSRExtension
+    from .nodes import FlowMapSRExtension
 
     return FlowMapSRExtension()

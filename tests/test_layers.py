@@ -104,6 +104,10 @@ def test_no_file_is_too_long():
             assert lines <= LONGEST_FILE, f"{path} has {lines} lines"
 
 
+def test_the_node_pack_works_in_a_folder_of_any_name():
+    assert not any(name.startswith("flowmapsr") for name in imported(ROOT / "__init__.py"))
+
+
 def test_requirements_are_the_packages_that_inference_needs():
     requirements = (ROOT / "requirements.txt").read_text().split()
     project = (ROOT / "pyproject.toml").read_text()
