@@ -7,7 +7,7 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.images.picture_files import Picture, read_frames, read_picture, upright, write_picture
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION, MAKE, XMP, EXIF_IFD, EXPOSURE, PIXEL_WIDTH = 0x0112, 0x010F, 700, 0x8769, 0x829A, 0xA002
@@ -262,3 +262,21 @@ def test_white_of_12_bits_is_white(tmp_path):
     assert picture.bits == 16
     assert np.allclose(picture.color[0, 0].numpy(), values / 4095, atol=1 / 65535)
     assert picture.color.max() == 1
+
+
+def test_photoshops_layers_and_thumbnail_stay_behind_but_not_the_caption(tmp_path):
+    resources, layers, caption = 34377, 37724, 33723
+    ifd = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in ((resources, bytes(20000)), (layers, bytes(300000)), (caption, b"\x1c\x02\x78\0\x04Pier")):
+        ifd.tagtype[tag], ifd[tag] = TiffImagePlugin.TiffTags.UNDEFINED, value
+    ifd[MAKE] = "Camera"
+    Image.fromarray(samples(3, 8)).save(tmp_path / "in.tif", tiffinfo=ifd)
+    picture = read_picture(tmp_path / "in.tif")
+    assert len(picture.metadata["exif"]) < 1000
+    for suffix in (".tif", ".png", ".jpg", ".webp"):
+        write_picture(picture, tmp_path / f"out{suffix}")
+        with Image.open(tmp_path / f"out{suffix}") as out:
+            exif = out.getexif()
+            assert exif[MAKE] == "Camera"
+            assert not {resources, layers} & exif.keys()
+            assert exif[caption] == b"\x1c\x02\x78\0\x04Pier"

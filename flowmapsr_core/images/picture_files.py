@@ -38,6 +38,7 @@ ORIENTATION = 0x0112
 # EXIF that describes how this file stores its pixels (orientation included: they are upright from here on)
 LAYOUT_TAGS = {ORIENTATION, 254, 255, *range(256, 264), 266, 273, 277, 278, 279, 284, 317, *range(320, 326), 338, 339}
 LAYOUT_TAGS |= {XMP_TAG, ICC_TAG}  # kept as metadata of their own
+LAYOUT_TAGS |= {34377, 37724}  # Photoshop's resources and layers: a thumbnail and the pixels of the file that was
 PIXEL_SIZE_TAGS = (0xA002, 0xA003)
 
 
