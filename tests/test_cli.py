@@ -175,6 +175,15 @@ def test_a_picture_too_large_for_the_memory_leaves_the_others_alone(tmp_path, sm
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.png"]
 
 
+def test_what_a_format_cannot_hold_is_said_before_the_work(tmp_path, capsys, monkeypatch):
+    from flowmapsr.flowmapsr_core.cli import folder
+
+    monkeypatch.delattr(folder, "upscale")
+    Image.new("RGB", (4100, 4)).save(tmp_path / "wide.png")
+    assert run("upscale", tmp_path / "wide.png", "--output", tmp_path / "out.webp", "--scale", "4") == 2
+    assert "WEBP holds at most 16383 pixels a side; write PNG or TIFF" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, image, capsys):
     tiny = tmp_path / "tiny.png"
     Image.new("RGB", (1, 1)).save(tiny)

@@ -1,12 +1,21 @@
 import io
 import random
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.images.picture_files import Picture, read_frames, read_picture, upright, write_picture
+from flowmapsr.flowmapsr_core.images import sixteen_bit
+from flowmapsr.flowmapsr_core.images.picture_files import (
+    Picture,
+    check_fits,
+    read_frames,
+    read_picture,
+    upright,
+    write_picture,
+)
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -280,3 +289,33 @@ def test_photoshops_layers_and_thumbnail_stay_behind_but_not_the_caption(tmp_pat
             assert exif[MAKE] == "Camera"
             assert not {resources, layers} & exif.keys()
             assert exif[caption] == b"\x1c\x02\x78\0\x04Pier"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "bits", "fits"),
+    [
+        ("out.webp", (100, 16383), 8, True),
+        ("out.webp", (16384, 100), 8, False),
+        ("out.jpg", (65500, 100), 8, True),
+        ("out.jpg", (100, 65501), 8, False),
+        ("out.png", (100, 65501), 16, True),
+        ("out.tif", (32768, 32768), 8, True),
+        ("out.tif", (32768, 32768), 16, False),
+        ("out.png", (32768, 32768), 16, True),
+    ],
+)
+def test_limits_of_formats_are_known_from_the_size(name, size, bits, fits):
+    picture = Picture(torch.rand(1, 3, 9, 14), bits=bits)
+    if fits:
+        check_fits(picture, size, Path(name))
+    else:
+        with pytest.raises(UserError, match=r"holds at most .*; write PNG"):
+            check_fits(picture, size, Path(name))
+
+
+def test_a_png_of_many_chunks_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(sixteen_bit, "IDAT_BYTES", 100)
+    content = tensor(samples(3, 16), 16)
+    write_picture(Picture(content, bits=16), tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().count(b"IDAT") > 5
+    assert torch.equal(read_picture(tmp_path / "out.png").color, content)

@@ -16,13 +16,13 @@ from ..files.lora import merge_loras, pair_scales
 from ..files.prompts import set_prompt
 from ..images.alpha import fill_transparent
 from ..images.color import check_color
-from ..images.picture_files import READABLE, WRITABLE, check_writable, read_picture, write_picture
+from ..images.picture_files import READABLE, WRITABLE, check_fits, check_writable, read_picture, write_picture
 from ..images.resize import resize_alpha
 from ..method.looks import find_look
 from ..model import FlowMap
 from ..upscaling.device import find_dtype
 from ..upscaling.memory import is_out_of_memory
-from ..upscaling.pipeline import check_scale, override, upscale
+from ..upscaling.pipeline import check_scale, output_size, override, upscale
 from .share import Share
 
 log = logging.getLogger("flowmapsr")
@@ -142,6 +142,7 @@ def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> No
     if options.long_edge:
         height, width = picture.color.shape[-2:]
         size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
+    check_fits(picture, output_size(picture.color, options.scale, size), job.target)
     visible = fill_transparent(picture.color, picture.alpha)
     try:
         color = upscale(

@@ -28,7 +28,8 @@ READABLE = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", "
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 SIXTEEN_BIT = {"PNG", "TIFF"}
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for files that are
-WEBP_LONGEST_SIDE = 16383
+LONGEST_SIDE = {"WEBP": 16383, "JPEG": 65500}
+TIFF_BYTES = 2**32 - 2**24  # its offsets have 32 bits; some room is left for metadata
 OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 4},
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -130,15 +131,15 @@ def write_picture(picture: Picture, path: Path) -> None:
 
     16 bits are kept in PNG and TIFF, alpha in all but JPEG (there it is laid over white), gray stays gray. Metadata
     that the format cannot hold is left out, with a warning in the log.
-    Raises :class:`UserError` if the extension is unknown or the file cannot be written.
+    Raises :class:`UserError` if the extension is unknown, the format cannot hold so large a picture, or the file cannot
+    be written.
     """
     file_format = check_writable(path)
+    check_fits(picture, (picture.color.shape[-2], picture.color.shape[-1]), path)
     color = picture.color[:, :1] if picture.gray else picture.color
     alpha = picture.alpha
     if alpha is not None and file_format == "JPEG":
         color, alpha = color * alpha + 1 - alpha, None
-    if file_format == "WEBP" and max(color.shape[-2:]) > WEBP_LONGEST_SIDE:
-        raise UserError(f"{path}: WebP holds at most {WEBP_LONGEST_SIDE} pixels a side; write PNG or TIFF")
     bits = picture.bits if file_format in SIXTEEN_BIT else 8
     samples = _quantise(color if alpha is None else torch.cat([color, alpha], dim=1), bits)
     metadata = _holdable(picture.metadata, samples[:1, :1], path, file_format)
@@ -160,6 +161,17 @@ def check_writable(path: Path) -> str:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file")
     return WRITABLE[path.suffix.lower()]
+
+
+def check_fits(picture: Picture, size: tuple[int, int], path: Path) -> None:
+    """:class:`UserError` if the format of ``path`` cannot hold ``picture`` at ``size`` = (height, width)."""
+    file_format = WRITABLE[path.suffix.lower()]
+    longest = LONGEST_SIDE.get(file_format)
+    if longest and max(size) > longest:
+        raise UserError(f"{path}: {file_format} holds at most {longest} pixels a side; write PNG or TIFF")
+    channels = (1 if picture.gray else 3) if picture.alpha is None else 4
+    if file_format == "TIFF" and size[0] * size[1] * channels * picture.bits // 8 > TIFF_BYTES:
+        raise UserError(f"{path}: TIFF holds at most 4 GiB; write PNG")
 
 
 @contextlib.contextmanager

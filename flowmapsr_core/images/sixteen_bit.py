@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 PNG_COLOR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels: gray, gray + alpha, RGB, RGBA
+IDAT_BYTES = 2**24  # a chunk of a PNG has less than 2 GiB, an image may have many
 EXIF_IFD, GPS_IFD, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 700, 34675
 
 
@@ -85,7 +86,9 @@ def write_png(samples: np.ndarray, file: IO[bytes], metadata: dict[str, Any]) ->
         chunk(b"eXIf", metadata["exif"].removeprefix(b"Exif\0\0"))
     if "xmp" in metadata:
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata["xmp"])
-    chunk(b"IDAT", zlib.compress(filtered.tobytes(), 4))
+    data = zlib.compress(filtered, 4)
+    for start in range(0, len(data), IDAT_BYTES):
+        chunk(b"IDAT", data[start : start + IDAT_BYTES])
     chunk(b"IEND", b"")
 
 
