@@ -191,7 +191,8 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, image, capsys):
     cases = [
         ([tmp_path / "missing.png"], "no such file"), ([tiny], "1x1"), ([image, "--scale", "9"], "from 1 to 8"),
         ([image, "--scale", "0.9"], "from 1 to 8"), ([image, "--size", "5x5"], "choose a size"),
-        ([image, "--long-edge", "3"], "choose a size"), ([image, "--steps", "3"], "power of two"),
+        ([image, "--long-edge", "3"], "choose a size"), ([image, "--long-edge", "0"], "choose a size"),
+        ([image, "--steps", "3"], "power of two"),
         ([image, "--model", tmp_path / "no.safetensors"], "no such file"), ([image, "--device", "warp"], "device"),
         ([image, "--lora", image], "not a safetensors file"), ([image, "--lora-scale", "1"], "more LoRA scales"),
         ([image, "--tile", "-4"], "tile"),
@@ -232,6 +233,10 @@ def test_degrade(image, tmp_path, capsys):
         assert again.read_bytes() == target.read_bytes()
     assert run("degrade", image, "--output", tmp_path / "out.png", "--scale", "0.5") == 2
     assert "from 1 to 64" in capsys.readouterr().err
+    for seed in (-1, 2**64):
+        assert run("degrade", image, "--output", tmp_path / "out.png", "--scale", "4", "--seed", seed) == 2
+        assert f"from 0 to {2**64 - 1}" in capsys.readouterr().err
+    assert run("degrade", image, "--output", tmp_path / "out.png", "--scale", "4", "--seed", 2**64 - 1) == 0
 
 
 def test_merge(image, tmp_path, small_model, capsys):

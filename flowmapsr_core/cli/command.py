@@ -68,8 +68,8 @@ def _degrade(options: argparse.Namespace) -> int:
     if not 1 <= options.scale <= 64:
         raise UserError(f"the scale is {options.scale:g}; use a factor from 1 to 64")
     check_writable(options.output)
-    if options.seed < 0:
-        raise UserError(f"the seed is {options.seed}; use 0 or more")
+    if not 0 <= options.seed < 2**64:
+        raise UserError(f"the seed is {options.seed}; use a number from 0 to {2**64 - 1}")
     picture = read_picture(options.input)
     stages = degradation.preset(options.preset)
     generator = torch.Generator().manual_seed(options.seed)

@@ -87,7 +87,7 @@ def run_jobs(jobs: list[Job], options: Namespace, share: Share) -> tuple[list[st
     settings = override(find_look(options.look), options.steps, options.guidance)
     loras = pair_scales(options.lora, options.lora_scale, settings.lora_scale)
     check_color(options.color, options.color_strength)
-    if not options.long_edge and not options.size:
+    if options.long_edge is None and options.size is None:
         check_scale(options.scale)
     mine = share.of(jobs)  # first, as all must see the same list
     todo = mine if len(jobs) == 1 or options.overwrite else [job for job in mine if not job.target.exists()]
@@ -139,7 +139,7 @@ def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> No
 
     picture = read_picture(job.source)
     size = options.size
-    if options.long_edge:
+    if options.long_edge is not None:
         height, width = picture.color.shape[-2:]
         size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
     check_fits(picture, output_size(picture.color, options.scale, size), job.target)
