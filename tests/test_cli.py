@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
+from flowmapsr import flowmapsr_core
+from flowmapsr.flowmapsr_core import load_model, names, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.cli import command as cli
 from flowmapsr.flowmapsr_core.cli import folder as folder_module
 from flowmapsr.flowmapsr_core.files.lora import save_lora
 from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE
+from flowmapsr.flowmapsr_core.images import color, degradation
 from flowmapsr.flowmapsr_core.images.picture_files import read_picture
+from flowmapsr.flowmapsr_core.upscaling import device
 from PIL import Image
 
 EXAMPLE = Path(__file__).parent / "data" / "jetty.png"
@@ -221,6 +224,28 @@ def test_usage_errors_are_one_line_too(arguments, capsys):
         run(*arguments)
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", ["--help", "upscale --help", "degrade --help", "convert --help", "upscale", "x"])
+def test_help_and_usage_errors_do_not_wait_for_torch(arguments):
+    code = (
+        "import sys; from flowmapsr.flowmapsr_core.cli.command import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(*{'torch', 'diffusers', 'numpy', 'PIL'} & sys.modules.keys(), 'were imported')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if "--help" in arguments else 2), done.stderr
+    assert done.stdout.splitlines()[-1].strip() == "were imported"
+
+
+def test_the_parser_knows_the_names_that_there_are():
+    assert tuple(color.METHODS) == names.COLORS
+    assert tuple(degradation.PRESETS) == names.DEGRADATIONS
+    assert tuple(device.DTYPES) == names.DTYPES
+    for name in flowmapsr_core.__all__:
+        assert getattr(flowmapsr_core, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'upscaler'"):
+        flowmapsr_core.upscaler  # noqa: B018
 
 
 def test_degrade(image, tmp_path, capsys):

@@ -1,4 +1,7 @@
-"""The ``flowmapsr`` command: upscale, degrade, merge, convert, inspect."""
+"""The ``flowmapsr`` command: upscale, degrade, merge, convert, inspect.
+
+Help and usage errors come at once: what takes a while to import, torch above all, is imported in the commands.
+"""
 
 import argparse
 import json
@@ -6,25 +9,15 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
-
-import torch
+from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import UserError
-from ..files.checkpoint import BUILT_IN, describe, load_model, save_checkpoint
-from ..files.convert import convert, read_source, summary
-from ..files.lora import merge_loras, pair_scales
-from ..files.origin import TOGETHER, combined, derived
-from ..files.safetensors_file import read_metadata
-from ..images import color, degradation
-from ..images.alpha import fill_transparent
-from ..images.picture_files import check_writable, read_picture, write_picture
-from ..images.resize import resize_alpha
-from ..method import looks
-from ..model import FlowMap
-from ..upscaling.device import DTYPES
-from .folder import plan_jobs, run_jobs
-from .share import Share
+from ..files.sources import BUILT_IN
+from ..method.looks import LOOKS
+from ..names import COLORS, DEGRADATIONS, DTYPES
+
+if TYPE_CHECKING:
+    from ..model import FlowMap
 
 log = logging.getLogger("flowmapsr")
 
@@ -50,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _upscale(options: argparse.Namespace) -> int:
+    from .folder import plan_jobs, run_jobs
+    from .share import Share
+
     logging.basicConfig(format="flowmapsr: %(message)s")
     log.setLevel(logging.INFO if options.verbose else logging.WARNING)
     share = Share()
@@ -65,6 +61,13 @@ def _upscale(options: argparse.Namespace) -> int:
 
 
 def _degrade(options: argparse.Namespace) -> int:
+    import torch
+
+    from ..images import degradation
+    from ..images.alpha import fill_transparent
+    from ..images.picture_files import check_writable, read_picture, write_picture
+    from ..images.resize import resize_alpha
+
     if not 1 <= options.scale <= 64:
         raise UserError(f"the scale is {options.scale:g}; use a factor from 1 to 64")
     check_writable(options.output)
@@ -81,6 +84,11 @@ def _degrade(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
+    from ..files.checkpoint import load_model
+    from ..files.lora import merge_loras, pair_scales
+    from ..files.origin import TOGETHER, combined, derived
+    from ..files.safetensors_file import read_metadata
+
     _check_checkpoint_name(options.output)
     if not options.lora:
         raise UserError("there is nothing to merge; give at least one --lora")
@@ -98,9 +106,12 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
+    from ..files.convert import convert, read_source, summary
+    from ..upscaling.device import DTYPES as TORCH_DTYPES
+
     _check_checkpoint_name(options.output)
     source = read_source(options.source)
-    model = convert(source, options.vae, options.bake_prompts, DTYPES[options.dtype])
+    model = convert(source, options.vae, options.bake_prompts, TORCH_DTYPES[options.dtype])
     if options.license:
         model.info["license"] = options.license
     else:
@@ -118,14 +129,19 @@ def _check_checkpoint_name(path: Path) -> None:
         raise UserError(f"{path}: a checkpoint is a .safetensors file; end the name so")
 
 
-def _save(model: FlowMap, options: argparse.Namespace) -> None:
+def _save(model: "FlowMap", options: argparse.Namespace) -> None:
+    from ..files.checkpoint import save_checkpoint
+    from ..upscaling.device import DTYPES as TORCH_DTYPES
+
     try:
-        save_checkpoint(model, options.output, DTYPES[options.dtype])
+        save_checkpoint(model, options.output, TORCH_DTYPES[options.dtype])
     except OSError as error:
         raise UserError(f"{options.output} cannot be written: {error.strerror or error}; choose another") from error
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    from ..files.checkpoint import describe
+
     description = describe(options.file)
     if options.json:
         print(json.dumps(description, indent=2))
@@ -146,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     degrade.add_argument("--output", type=Path, required=True, metavar="PATH", help="image file to write")
     degrade.add_argument("--scale", type=float, required=True, metavar="F", help="shrink by this factor, 1 to 64")
     degrade.add_argument(
-        "--preset", choices=degradation.PRESETS, default="flowmapsr", help="what happens to the image (%(default)s)"
+        "--preset", choices=DEGRADATIONS, default="flowmapsr", help="what happens to the image (%(default)s)"
     )
     degrade.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same result (%(default)s)")
     degrade.set_defaults(command=_degrade)
@@ -180,15 +196,15 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--scale", type=float, default=4.0, metavar="F", help="factor, 1 to 8 (%(default)g)")
     size.add_argument("--long-edge", type=int, metavar="N", help="length of the longer side, in pixels")
     size.add_argument("--size", type=_size, metavar="WxH", help="exact size, e.g. 1920x1280")
-    add("--look", choices=looks.LOOKS, default="balanced",
+    add("--look", choices=LOOKS, default="balanced",
         help="faithful: closest to the source; vivid: most detail (%(default)s)")  # fmt: skip
     add("--steps", type=int, metavar="N", help="network evaluations, 1, 2 or 4 (from the look)")
     add("--guidance", type=float, metavar="F", help="guidance scale, 1 (none) to 8 (from the look)")
     _add_model(parser, scale_default="from the look")
     add("--prompt", metavar="TEXT", help="what to go for, in place of the model's own; needs --text-encoder")
     add("--text-encoder", type=Path, metavar="FOLDER", help="CLIP text encoder, or an SDXL folder that has it")
-    add("--color", choices=color.METHODS, default="lr-residual", metavar="METHOD",
-        help=f"colour correction: {', '.join(color.METHODS)} (%(default)s)")  # fmt: skip
+    add("--color", choices=COLORS, default="lr-residual", metavar="METHOD",
+        help=f"colour correction: {', '.join(COLORS)} (%(default)s)")  # fmt: skip
     add("--color-strength", type=float, default=1.0, metavar="F", help="0 (off) to 1 (%(default)g)")
     add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -116,6 +115,10 @@ def _in_one_line(error: Exception, source: Path) -> str:
         return str(error) if str(source) in str(error) else f"{source}: {error}"
     if is_out_of_memory(error):
         return f"{source}: not enough memory; close other programs, or use a smaller --scale or --tile"
+    from torch._dynamo.exc import TorchDynamoException  # half of torch's time to import
+
+    if isinstance(error, TorchDynamoException):
+        return f"{source}: --compile does not work here ({str(error).splitlines()[0]}); leave it out"
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{source} is too odd ({what}); --verbose says where. Save it anew with another program"
 
@@ -143,14 +146,11 @@ def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> No
         height, width = picture.color.shape[-2:]
         size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
     check_fits(picture, output_size(picture.color, options.scale, size), job.target)
-    visible = fill_transparent(picture.color, picture.alpha)
-    try:
-        color = upscale(
-            model, visible, options.scale, options.steps, options.guidance, look=options.look, size=size,
-            color=options.color, color_strength=options.color_strength, tile=options.tile, progress=progress,
-        )  # fmt: skip
-    except TorchDynamoException as error:
-        raise UserError(f"--compile does not work here ({str(error).splitlines()[0]}); leave it out") from error
+    color = upscale(
+        model, fill_transparent(picture.color, picture.alpha), options.scale, options.steps, options.guidance,
+        look=options.look, size=size, color=options.color, color_strength=options.color_strength, tile=options.tile,
+        progress=progress,
+    )  # fmt: skip
     if picture.gray:
         color = color.mean(dim=1, keepdim=True).expand_as(color)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color)

@@ -2,9 +2,10 @@
 
 import torch
 
+from .. import names
 from ..errors import UserError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in names.DTYPES}
 
 
 def find_device(name: str = "auto") -> torch.device:
