@@ -1,5 +1,6 @@
 """Whole runs of the trainer through the command a user types."""
 
+import gc
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -223,6 +225,27 @@ def test_without_averaging_the_weights_themselves_are_exported(recipe_file, data
     first, last = (load_file(tmp_path / "run" / name) for name in files)
     assert first.keys() == last.keys()
     assert any(not torch.equal(first[name], last[name]) for name in first)
+
+
+def test_a_stage_that_is_done_is_out_of_memory(recipe_file, data, tmp_path, monkeypatch):
+    models, alive = [], []
+
+    def build(*arguments):
+        alive.extend(model() is not None for model in models)
+        model, new = build_model(*arguments)
+        models.append(weakref.ref(model))
+        return model, new
+
+    monkeypatch.setattr("flowmapsr.trainer.run.loop.build_model", build)
+    stages = 'stages=[{kind="flow-matching",steps=1},{kind="guided",steps=1},{kind="adversarial",steps=1}]'
+    command = arguments(recipe_file, data, stages, "precision=bf16", "adversarial.rank=2", f"output.folder={tmp_path}")
+    monkeypatch.setattr(sys, "argv", ["trainer", *command])
+    gc.disable()  # not by chance
+    try:
+        assert main() == 0
+    finally:
+        gc.enable()
+    assert alive == [False] * 3
 
 
 def test_a_latent_model_trains_and_its_vae_does_not(recipe_file, data, tmp_path, monkeypatch, capsys):

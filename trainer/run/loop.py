@@ -1,5 +1,6 @@
 """The training loop: stages one after another, each from the checkpoint of the one before."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,12 @@ def train(recipe: Recipe) -> Path:
             claim_folder(recipe)
     for index in range(len(recipe.stages)):
         if not stage_file(recipe, index).exists():
-            StageRun(recipe, index).run()
+            stage = StageRun(recipe, index)
+            stage.run()
+            accelerator = stage.accelerator
+            del stage
+            accelerator.free_memory()
+            gc.collect()  # a prepared model refers to itself
     processes.destroy_process_group()
     return result_file(recipe, recipe.stages[-1])
 
