@@ -1,6 +1,6 @@
 import pytest
 import torch
-from flowmapsr.flowmapsr_core.images.metrics import ciede2000, color_difference
+from flowmapsr.flowmapsr_core.images.metrics import ciede2000, color_difference, psnr_y
 
 # from the test data published with "The CIEDE2000 Color-Difference Formula" (Sharma, Wu and Dalal 2005), table 1
 PUBLISHED = [
@@ -38,3 +38,12 @@ def test_colour_difference_sees_a_cast_and_no_missing_detail(photo, generator):
     cast = photo + torch.tensor([0.05, 0, -0.05]).reshape(1, 3, 1, 1)
     assert color_difference(photo + noise, photo) < 0.5
     assert color_difference(cast, photo) > 2
+
+
+def test_psnr_asks_no_device_for_float64(photo, monkeypatch):
+    """As on Apple's GPUs: a tensor that is not on the CPU has no float64."""
+    moved, double = [], torch.Tensor.double
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(True) or self.clone())
+    monkeypatch.setattr(torch.Tensor, "double", lambda self: double(self) if moved else pytest.fail("before cpu()"))
+    assert psnr_y(photo, photo - 0.1).dtype == torch.float64
+    assert len(moved) == 2

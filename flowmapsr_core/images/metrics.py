@@ -19,10 +19,11 @@ def luma(image: Tensor) -> Tensor:
 
 
 def psnr_y(image: Tensor, reference: Tensor, border: int = 0) -> Tensor:
-    """Peak signal-to-noise ratio of the Y channel in dB, ``border`` pixels left out on every side."""
+    """Peak signal-to-noise ratio of the Y channel in dB, ``border`` pixels left out on every side; on the CPU."""
+    image, reference = (x.cpu().double() for x in (image, reference))  # some GPUs know no float64
     if border:
         image, reference = (x[..., border:-border, border:-border] for x in (image, reference))
-    error = (luma(image.double()) - luma(reference.double())).square().mean(dim=(1, 2, 3))
+    error = (luma(image) - luma(reference)).square().mean(dim=(1, 2, 3))
     return -10 * torch.log10(error)
 
 
