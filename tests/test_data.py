@@ -4,6 +4,7 @@ import io
 import tarfile
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
@@ -74,6 +75,37 @@ def test_shards_hold_the_same_photographs_as_a_folder(tmp_path, photos):
     (tmp_path / "shards" / "001.tar").write_bytes(b"no tar")
     with pytest.raises(UserError, match=r"001\.tar is not an uncompressed tar"):
         find_photos(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("name", ["ramp.png", "ramp.tif"])
+def test_16_bits_keep_their_grays(tmp_path, name):
+    values = np.linspace(0, 65535, 40 * 50).round().astype(np.uint16).reshape(40, 50)
+    Image.fromarray(values).save(tmp_path / name)
+    (photo,) = find_photos(tmp_path)[0]
+    image = np.asarray(load_rgb(photo))
+    assert image.shape == (40, 50, 3)
+    assert np.array_equal(image, np.repeat((values / 257).round().astype(np.uint8)[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "raw"])
+def test_shards_may_hold_compressed_tiffs(tmp_path, photos, compression):
+    image = Image.open(photos / "0.png").convert("RGB")
+    image.save(tmp_path / "photo.tif", compression=compression)
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "000.tar", "w") as shard:
+        for number in range(2):
+            shard.add(tmp_path / "photo.tif", f"{number}.tif")
+    found, unreadable = find_photos(tmp_path / "shards")
+    assert unreadable == 0
+    assert [load_rgb(photo).tobytes() for photo in found] == [image.tobytes()] * 2
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
+def test_all_kinds_of_images_become_rgb(tmp_path, mode):
+    image = Image.linear_gradient("L").resize((50, 40))
+    (image if mode == "I;16" else image.convert("RGB")).convert(mode).save(tmp_path / "image.tif")
+    (photo,) = find_photos(tmp_path)[0]
+    assert (load_rgb(photo).mode, load_rgb(photo).size) == ("RGB", (50, 40))
 
 
 def test_turned_photographs_count_as_they_are_seen(tmp_path):

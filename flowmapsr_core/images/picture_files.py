@@ -27,7 +27,6 @@ log = logging.getLogger("flowmapsr")
 READABLE = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 SIXTEEN_BIT = {"PNG", "TIFF"}
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError)  # what Pillow raises for files that are
 LONGEST_SIDE = {"WEBP": 16383, "JPEG": 65500}
 TIFF_BYTES = 2**32 - 2**24  # its offsets have 32 bits; some room is left for metadata
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -93,19 +92,44 @@ def _existing(path: Path) -> Iterator[Image.Image]:
 
 def _frame(image: Image.Image, path: Path, index: int) -> Picture:
     image.seek(index)
-    image.load()
-    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise UserError(f"{path} has 32 bits per sample; save it with 8 or 16")
-    metadata = _metadata(image)
-    orientation, exif = _orientation_and_exif(image, path)
-    whole = read_sixteen_bit(path, index)
-    bits = 8 if whole is None else 16
-    samples = upright(_eight_bit(image) if whole is None else whole, orientation)
+    samples = _upright_samples(image, path, str(path), index)
+    metadata = _metadata(image, path)  # afterwards, as some of it stands at the end of a file
+    bits = 16 if samples.dtype == np.uint16 else 8
     samples = torch.from_numpy(samples.astype(np.float32) / (2**bits - 1)).permute(2, 0, 1)[None].contiguous()
     gray, has_alpha = samples.shape[1] < 3, samples.shape[1] in (2, 4)
     alpha = samples[:, -1:] if has_alpha else None
     color = samples[:, :1].expand(-1, 3, -1, -1) if gray else samples[:, :3]
-    return Picture(color.contiguous(), alpha, gray, bits, metadata | exif)
+    return Picture(color.contiguous(), alpha, gray, bits, metadata)
+
+
+def read_rgb(source: IO[bytes], name: str) -> np.ndarray:
+    """Samples (H, W, 3) uint8, upright, of the first page of an image; ``name`` is for messages.
+
+    Of 16 bits the upper ones are kept, of transparent images the colour. Raises :class:`UserError` if it is damaged.
+    """
+    with opened(source, name) as image:
+        samples = _upright_samples(image, source, name, 0)
+    if samples.dtype == np.uint16:
+        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return samples[:, :, [0, 0, 0]] if samples.shape[2] < 3 else samples[:, :, :3]
+
+
+def _upright_samples(image: Image.Image, source: Path | IO[bytes], name: str, index: int) -> np.ndarray:
+    """Samples (H, W, 1 to 4), uint8 or uint16, of page ``index``, at which ``image`` is."""
+    image.load()
+    orientation = orientation_of(image)
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise UserError(f"{name} has 32 bits per sample; save it with 8 or 16")
+    samples = read_sixteen_bit(source, index)
+    return upright(_eight_bit(image) if samples is None else samples, orientation)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation, 1 (upright) if it says none or is damaged."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # entries are decoded one by one, each with errors of its own
+        return 1
 
 
 @contextlib.contextmanager
@@ -209,30 +233,24 @@ def _eight_bit(image: Image.Image) -> np.ndarray:
     return samples if samples.ndim == 3 else samples[:, :, None]
 
 
-def _metadata(image: Image.Image) -> dict[str, Any]:
+def _metadata(image: Image.Image, path: Path) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for key in ("icc_profile", "dpi", "xmp"):
         if image.info.get(key):
             metadata[key] = image.info[key]
     if image.mode == "CMYK":
         metadata.pop("icc_profile", None)  # it describes inks, and the output is RGB
-    return metadata
-
-
-def _orientation_and_exif(image: Image.Image, path: Path) -> tuple[int, dict[str, bytes]]:
-    """The orientation, and EXIF as ``metadata`` has it: empty if there is none, or none that can be written again."""
-    orientation = 1
     try:
         exif = image.getexif()
-        orientation = exif.get(ORIENTATION, 1)
         for tag in LAYOUT_TAGS & exif.keys():
             del exif[tag]
         for tag in PIXEL_SIZE_TAGS:
             exif.get_ifd(EXIF_IFD).pop(tag, None)
-        return orientation, {"exif": exif.tobytes()} if len(exif) else {}
+        if len(exif):
+            metadata["exif"] = exif.tobytes()
     except Exception as error:  # entries are decoded one by one, each with errors of its own
         log.warning("%s: its EXIF is damaged (%s) and is left out", path, _reason(error))
-        return orientation, {}
+    return metadata
 
 
 def _holdable(metadata: dict[str, Any], pixel: np.ndarray, path: Path, file_format: str) -> dict[str, Any]:

@@ -18,9 +18,9 @@ IDAT_BYTES = 2**24  # a chunk of a PNG has less than 2 GiB, an image may have ma
 EXIF_IFD, GPS_IFD, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 700, 34675
 
 
-def read_sixteen_bit(path: Path, frame: int = 0) -> np.ndarray | None:
+def read_sixteen_bit(source: Path | IO[bytes], frame: int = 0) -> np.ndarray | None:
     """Samples (H, W, C) uint16 of a page of a 16-bit PNG or TIFF, None for any other image; 12 bits become 16."""
-    with Image.open(path) as image:
+    with Image.open(source) as image:
         image.seek(frame)
         raw_mode = _raw_mode(image)
         if image.mode.startswith("I;16") or raw_mode == "I;16B":
@@ -35,7 +35,7 @@ def read_sixteen_bit(path: Path, frame: int = 0) -> np.ndarray | None:
         return None
     halves = {}
     for tried in "BL":
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             image.seek(frame)
             _decode_as(image, f"{base};16{tried}")
             halves[tried] = np.asarray(image).astype(np.uint16)

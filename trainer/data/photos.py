@@ -1,21 +1,20 @@
 """Photographs of a folder tree: image files, and images inside ``.tar`` shards (webdataset)."""
 
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
-from PIL import ContainerIO, Image, ImageOps
+from PIL import ContainerIO, Image
 from torch import Tensor
 
 from ...flowmapsr_core.errors import UserError
-from ...flowmapsr_core.images.picture_files import DAMAGED, ORIENTATION, READABLE
+from ...flowmapsr_core.images.picture_files import READABLE, opened, orientation_of, read_rgb
 
-UNREADABLE = (*DAMAGED, Image.DecompressionBombError)
+UNREADABLE = (UserError, OSError)
 DECODED_BYTES = 2**30  # of decoded photographs that each process keeps
 TURNED = (5, 6, 7, 8)  # values of EXIF's orientation that swap width and height
 
@@ -29,21 +28,22 @@ class Photo:
     start: int = 0
     length: int | None = None
 
-    @contextmanager
-    def open(self) -> Iterator[Image.Image]:
-        """The image, not yet decoded. Raises one of UNREADABLE if it is none."""
+    def size(self) -> tuple[int, int]:
+        """(width, height), upright. Raises one of UNREADABLE if it is no image."""
         with self.path.open("rb") as file:
             part: IO[bytes] = file if self.length is None else ContainerIO.ContainerIO(file, self.start, self.length)
-            with Image.open(part) as image:
-                yield image
+            with opened(part, self.name) as image:
+                width, height = image.size
+                # of a PNG without it up front, Pillow would decode everything to look for EXIF at the end
+                known = image.format != "PNG" or "exif" in image.info
+                return (height, width) if known and orientation_of(image) in TURNED else (width, height)
 
-    def size(self) -> tuple[int, int]:
-        """(width, height), upright."""
-        with self.open() as image:
-            width, height = image.size
-            # of a PNG without it up front, Pillow would decode everything to look for EXIF at the end
-            known = image.format != "PNG" or "exif" in image.info
-            return (height, width) if known and image.getexif().get(ORIENTATION) in TURNED else (width, height)
+    def decode(self) -> Image.Image:
+        """Upright 8-bit RGB. Raises one of UNREADABLE if the image is damaged."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            whole = BytesIO(file.read(self.length))  # of its own: libtiff looks for its data from a file's beginning
+        return Image.fromarray(read_rgb(whole, self.name))
 
 
 _decoded: dict[Photo, Image.Image] = {}
@@ -53,8 +53,7 @@ def load_rgb(photo: Photo) -> Image.Image:
     """Decode upright 8-bit RGB; the last ones are kept. Raises one of UNREADABLE if the image is damaged."""
     image = _decoded.pop(photo, None)
     if image is None:
-        with photo.open() as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
+        image = photo.decode()
     _decoded[photo] = image  # at the end, as the last one used
     while len(_decoded) > 1 and sum(3 * kept.width * kept.height for kept in _decoded.values()) > DECODED_BYTES:
         del _decoded[next(iter(_decoded))]
