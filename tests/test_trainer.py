@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
+from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.files.lora import merge_lora
 from flowmapsr.flowmapsr_core.model import FlowMap
@@ -26,6 +28,7 @@ from flowmapsr.trainer.learning.adapter import add_lora
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.export import export, start_of
 from flowmapsr.trainer.run.start import build_model
+from flowmapsr.trainer.run.state import claim_folder
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -324,6 +327,27 @@ def test_a_folder_belongs_to_one_recipe(recipe_file, data, tmp_path):
     done = train(recipe_file, data, 'stages=[{kind="flow-matching",steps=1}]', "optimizer.lr=1e-5", out)
     assert done.returncode == 2
     assert "another recipe: optimizer.lr is 0.0004 there, 1e-05 now" in done.stderr
+
+
+def test_a_run_of_an_older_version_goes_on(recipe_file, tmp_path):
+    claim = partial(read_recipe, recipe_file)
+    claim_folder(claim([f"output.folder={tmp_path}"]))
+    kept = json.loads((tmp_path / "recipe.json").read_text())
+    assert "times.coarse" in kept
+    del kept["times.coarse"]
+    for stage in kept["stages"]:
+        del stage["keep"]
+    (tmp_path / "recipe.json").write_text(json.dumps(kept))
+    claim_folder(claim([f"output.folder={tmp_path}"]))
+    with pytest.raises(UserError, match=r"times.coarse is .* there, 7.0 now"):
+        claim_folder(claim([f"output.folder={tmp_path}", "times.coarse=7"]))
+
+
+@pytest.mark.parametrize("text", ['{"seed": 0, "stag', "", "[]", "{}", '{"seed": 0, "seed.more": 1}', '{"moon": 1}'])
+def test_a_damaged_recipe_is_said(recipe_file, tmp_path, text):
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(UserError, match=r"recipe.json cannot be used \(.*delete that file"):
+        claim_folder(read_recipe(recipe_file, [f"output.folder={tmp_path}"]))
 
 
 def test_weights_are_shared_with_the_checkpoint_it_starts_from(recipe_file, data, tmp_path):

@@ -28,9 +28,14 @@ def read_recipe(path: Path, overrides: list[str]) -> Recipe:
     for override in overrides:
         _apply(override, values)
     try:
-        return _build(Recipe, values, "")
+        return build_recipe(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def build_recipe(values: dict[str, Any]) -> Recipe:
+    """A recipe from its sections, with the defaults of what they leave out; :class:`UserError` naming a wrong key."""
+    return _build(Recipe, values, "")
 
 
 def _apply(override: str, values: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from ...flowmapsr_core.errors import UserError
 from ..learning.ema import Ema
+from ..recipe.read import build_recipe
 from ..recipe.recipe import Recipe
 
 LOG = "log.jsonl"
@@ -36,15 +37,23 @@ class Numbers(Protocol):
 def claim_folder(recipe: Recipe) -> None:
     """Write the recipe into the run's folder, or see that the run there is of the same one.
 
-    Raises :class:`UserError` if it is not, or the folder cannot be written.
+    What the recipe there does not say, as keys that came later, has today's default.
+
+    Raises :class:`UserError` if it is another, or is damaged, or the folder cannot be written.
     """
     folder = Path(recipe.output.folder)
-    path, values = folder / RECIPE, json.loads(json.dumps(_flat(dataclasses.asdict(recipe))))
+    path, values = folder / RECIPE, _flat(recipe)
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _replace_text(path, json.dumps(values, indent=1))
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        kept = _flat(build_recipe(_nested(json.loads(path.read_text(encoding="utf-8")))))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be used ({error}); if the recipe is the one that the run was begun with, delete that file "
+            f"and run the same command again"
+        ) from error
     changed = sorted(key for key in values.keys() | kept.keys() if values.get(key) != kept.get(key))
     if changed:
         key = changed[0]
@@ -54,14 +63,30 @@ def claim_folder(recipe: Recipe) -> None:
         )
 
 
-def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """``section.key`` to value, without what is free to change."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = where + key
-        if name not in FREE:
-            flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """``section.key`` to value as JSON has it, without what is free to change."""
+
+    def flatten(values: dict[str, Any], where: str) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in values.items():
+            name = where + key
+            if name not in FREE:
+                flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        return flat
+
+    return json.loads(json.dumps(flatten(dataclasses.asdict(recipe), "")))
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`_flat` made, in sections again."""
+    values: dict[str, Any] = {}
+    for name, value in flat.items():
+        *sections, key = name.split(".")
+        table = values
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[key] = value
+    return values
 
 
 def load_state(
@@ -157,5 +182,8 @@ def trim_log(folder: Path, step: int) -> None:
 
 def _replace_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # a power cut may otherwise leave the name without the text
     os.replace(partial, path)
