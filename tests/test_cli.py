@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 from flowmapsr import flowmapsr_core
-from flowmapsr.flowmapsr_core import load_model, names, save_checkpoint, upscale
+from flowmapsr.flowmapsr_core import UserError, load_model, names, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.cli import command as cli
 from flowmapsr.flowmapsr_core.cli import folder as folder_module
 from flowmapsr.flowmapsr_core.files.lora import save_lora
+from flowmapsr.flowmapsr_core.files.safetensors_file import read_metadata
 from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE
 from flowmapsr.flowmapsr_core.images import color, degradation
 from flowmapsr.flowmapsr_core.images.picture_files import read_picture
 from flowmapsr.flowmapsr_core.upscaling import device
 from PIL import Image
+from safetensors.torch import save_file
 
 EXAMPLE = Path(__file__).parent / "data" / "jetty.png"
 
@@ -322,6 +324,31 @@ def test_inspect(capsys, image):
     assert run("inspect", BUILT_IN_FILE) == 0
     assert "kind: checkpoint" in capsys.readouterr().out
     assert run("inspect", image) == 2
+
+
+def test_inspect_of_other_people_s_files(tmp_path, small_model, capsys):
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(2)}, other, {"config": "a = 1", "training": "{", "title": "Ψηφιδωτό"})
+    assert run("inspect", other) == 0
+    assert {"kind: other", "config: a = 1", "training: {", "title: Ψηφιδωτό"} <= {*capsys.readouterr().out.splitlines()}
+    save_checkpoint(small_model, tmp_path / "good.safetensors")
+    metadata, _ = read_metadata(tmp_path / "good.safetensors")
+    for config in ("[]", '{"network": []}', '"text"', "null"):
+        save_file({"a": torch.zeros(2)}, other, {**metadata, "config": config})
+        assert run("inspect", other) == 0
+        with pytest.raises(UserError, match="configuration this FlowMapSR cannot build"):
+            load_model(other)
+
+
+def test_titles_that_the_output_cannot_encode(tmp_path):
+    """As on Windows, where output to a file or a pipe is cp1252."""
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors", {"title": "Ψ"})
+    done = subprocess.run(
+        [sys.executable, "-m", "flowmapsr.flowmapsr_core", "inspect", tmp_path / "other.safetensors"],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert r"title: \u03a8" in done.stdout
 
 
 def test_the_built_in_model_beats_bicubic_on_the_shipped_picture(tmp_path):

@@ -4,6 +4,7 @@ Help and usage errors come at once: what takes a while to import, torch above al
 """
 
 import argparse
+import io
 import json
 import logging
 import sys
@@ -32,6 +33,8 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, or 2 with a one-line error."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # on Windows, in a pipe, it may know no Greek
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return options.command(options)
     except UserError as error:

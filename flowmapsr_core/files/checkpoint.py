@@ -96,7 +96,7 @@ def describe(path: Path) -> dict[str, Any]:
         kind = "checkpoint"
     elif ranks:
         kind, more = "lora", {"ranks": ranks}
-    decoded = {key: json.loads(text) if key in ("config", "training") else text for key, text in metadata.items()}
+    decoded = {key: _decoded(text) if key in ("config", "training") else text for key, text in metadata.items()}
     weights = sum(torch.Size(shape).numel() for shape in shapes.values())
     return {
         "file": str(path),
@@ -107,6 +107,14 @@ def describe(path: Path) -> dict[str, Any]:
         "tensors": len(shapes),
         "dtypes": dtypes,
     }
+
+
+def _decoded(text: str) -> Any:
+    """JSON, or the text itself: other programs' metadata may have keys of the same names."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def load_model(
@@ -163,7 +171,7 @@ def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[in
         info["training"] = json.loads(metadata.get("training", "{}"))
         with torch.device("meta"):
             model = FlowMap.from_config(json.loads(metadata.get("config", "{}")), info)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:  # the last: a list or text in place of an object
         raise UserError(f"{path} has a configuration this FlowMapSR cannot build ({error}); update it") from error
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     if not any(name.startswith(CODEC) for name in shapes):
