@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.method.flow import sample
-from flowmapsr.flowmapsr_core.model import FlowMap
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -86,7 +86,7 @@ class Bench:
         print(f"| {size} | {name} | {' | '.join(columns + figures)} |", flush=True)
 
 
-def flowmapsr(bench: Bench, steps: int, model: FlowMap) -> Stages:
+def flowmapsr(bench: Bench, steps: int, model: Model) -> Stages:
     u = model.velocity(guidance=2.0)
     return {"encode": model.codec.encode, "network": lambda x1: sample(u, x1, steps), "decode": model.codec.decode}
 
@@ -133,7 +133,7 @@ def main() -> int:
     preset, widths = ("tiny", (8, 8, 8, 8)) if options.smoke else ("xl", VAECodecConfig().block_out_channels)
     groups = 8 if options.smoke else 32
     codec = VAECodecConfig(block_out_channels=widths, norm_num_groups=groups)
-    model = bench.place(lambda: FlowMap(UNet(PRESETS[preset]), VAECodec(codec)))
+    model = Model(bench.place(lambda: FlowMap(UNet(PRESETS[preset]))), bench.place(lambda: VAECodec(codec)))
     model.network.evaluate = bench.compiled(model.network.evaluate)
     for size in (64,) if options.smoke else SIZES:
         for steps in STEPS:

@@ -27,7 +27,7 @@ from flowmapsr.flowmapsr_core.images.metrics import high_frequency_energy, luma
 from flowmapsr.flowmapsr_core.images.picture_files import READABLE, read_picture
 from flowmapsr.flowmapsr_core.images.resize import resize
 from flowmapsr.flowmapsr_core.method.flow import sample
-from flowmapsr.flowmapsr_core.model import FlowMap
+from flowmapsr.flowmapsr_core.model import Model
 from flowmapsr.flowmapsr_core.upscaling.tiling import tile_starts, tiling_for
 from torch import Tensor
 
@@ -35,7 +35,7 @@ SIDE, FACTOR, STEPS = 1024, 4, 2
 NEAR, FAR, BORDER = 4, 16, 32
 DEVIATION = 0.1  # of a Gaussian window, in sides of the tile
 Spans = list[tuple[int, int]]
-Upscale = Callable[[FlowMap, Tensor, int, int], Tensor]
+Upscale = Callable[[Model, Tensor, int, int], Tensor]
 
 
 def equal_tiles(length: int, tile: int, overlap: int, align: int) -> Spans:
@@ -46,16 +46,16 @@ def ragged_tiles(length: int, tile: int, overlap: int, align: int) -> Spans:
     return [(start, min(start + tile, length)) for start in range(0, length - overlap, tile - overlap)]
 
 
-def untiled(model: FlowMap, image: Tensor, tile: int, overlap: int) -> Tensor:
+def untiled(model: Model, image: Tensor, tile: int, overlap: int) -> Tensor:
     return model.codec.decode(sample(model.velocity(), model.codec.encode(image), STEPS))
 
 
-def blended_velocities(model: FlowMap, image: Tensor, tile: int, overlap: int) -> Tensor:
+def blended_velocities(model: Model, image: Tensor, tile: int, overlap: int) -> Tensor:
     tiling = tiling_for(model.network, tile // model.codec.factor, overlap // model.codec.factor, batch=4)
     return model.codec.decode(sample(tiling.velocity(model.velocity()), model.codec.encode(image), STEPS))
 
 
-def blended_images(model: FlowMap, image: Tensor, tile: int, overlap: int) -> Tensor:
+def blended_images(model: Model, image: Tensor, tile: int, overlap: int) -> Tensor:
     total, weights = torch.zeros_like(image), torch.zeros_like(image)
     spans = (ragged_tiles(length, tile, overlap, 1) for length in image.shape[-2:])
     for (top, bottom), (left, right) in itertools.product(*spans):

@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = dataclasses.replace(recipe.output, folder=folder)
         run = StageRun(dataclasses.replace(recipe, stages=(stage,), output=output), 0)
-        run.codec = TimedCodec(run.codec)  # pyright: ignore[reportAttributeAccessIssue]
+        run.model.codec = TimedCodec(run.model.codec)  # pyright: ignore[reportAttributeAccessIssue]
         batch.make_pairs = timed("degradation", batch.make_pairs)
         learner.make_target = timed("targets", learner.make_target)
         crops = iter(run.loader())

@@ -11,7 +11,7 @@ import torch
 from flowmapsr.flowmapsr_core.codecs import VAECodec
 from flowmapsr.flowmapsr_core.images.resize import resize
 from flowmapsr.flowmapsr_core.method.flow import sample
-from flowmapsr.flowmapsr_core.model import FlowMap
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet, flops
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,13 +23,15 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def build() -> FlowMap:
+def build() -> Model:
     """The model with torch's initial weights, never in another precision than it runs in."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    model = FlowMap(UNet(PRESETS["xl"]), VAECodec())
+    model = Model(FlowMap(UNet(PRESETS["xl"])), VAECodec())
     torch.set_default_dtype(torch.float32)
-    return model.requires_grad_(False).to(memory_format=torch.channels_last).eval()
+    model.flow.dtype = torch.bfloat16
+    model.flow.requires_grad_(False).to(memory_format=torch.channels_last).eval()
+    return model
 
 
 class Clock:

@@ -12,13 +12,14 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .files.checkpoint import load_model, save_checkpoint
     from .files.lora import merge_lora, merge_loras
-    from .model import FlowMap
+    from .model import FlowMap, Model
     from .upscaling.pipeline import upscale
 
-__all__ = ["FlowMap", "UserError", "load_model", "merge_lora", "merge_loras", "save_checkpoint", "upscale"]
+__all__ = ["FlowMap", "Model", "UserError", "load_model", "merge_lora", "merge_loras", "save_checkpoint", "upscale"]
 
 _HOMES = {
     "FlowMap": ".model",
+    "Model": ".model",
     "load_model": ".files.checkpoint",
     "merge_lora": ".files.lora",
     "merge_loras": ".files.lora",

@@ -1,6 +1,8 @@
-"""A flow-map model: network, codec and the embeddings of its two prompts, as one module."""
+"""A flow-map model: the map itself, which is trained, and the frozen codec beside it."""
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,59 +14,31 @@ from .networks import NETWORKS, Network
 
 POSITIVE_PROMPT = "a high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting"
 NEGATIVE_PROMPT = "oil painting, cartoon, blur, dirty, messy, low quality, deformation, low resolution, oversmooth"
+CODEC = "codec."  # what the names of a codec's weights begin with
 
 
 class FlowMap(nn.Module):
-    """Network, codec and prompts; what a checkpoint holds.
+    """A network and the embeddings of its two prompts: what is trained, averaged, sharded and patched.
 
     Attributes:
         network: predicts the average velocity.
-        codec: between images in [0, 1] and latents.
         prompts: embeddings "positive" and "negative", each (prompt_dim,).
-        info: the checkpoint's descriptive metadata (title, training summary...), str to anything JSON can hold.
+        dtype: precision of the evaluation, set by :meth:`set_precision`; single weights may be stored in another one.
     """
 
     network: Network
-    codec: Codec
 
-    def __init__(self, network: Network, codec: Codec, info: dict[str, Any] | None = None) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self.codec = codec
-        self.info = info or {}
-        if network.channels != codec.channels:
-            raise ValueError(f"the network takes {network.channels} channels, the codec gives {codec.channels}")
+        self.dtype = torch.float32
         dim = network.config.prompt_dim
         self.prompts = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in ("positive", "negative")})
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], info: dict[str, Any] | None = None) -> "FlowMap":
-        """Build with fresh weights from what :meth:`config` returned; ``ValueError`` naming what is wrong with it."""
-        network = _build(NETWORKS, config.get("network", {}), "network")
-        return cls(network, _build(CODECS, config.get("codec", {}), "codec"), info)
-
-    def config(self) -> dict[str, Any]:
-        """Everything needed to rebuild the module, as JSON data."""
-        return {
-            "network": {"type": type(self.network).__name__, **dataclasses.asdict(self.network.config)},
-            "codec": {"type": type(self.codec).__name__, **dataclasses.asdict(self.codec.config)},
-            "prompts": {"positive": POSITIVE_PROMPT, "negative": NEGATIVE_PROMPT},
-        }
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network's weights, and of the evaluation."""
-        return next(self.network.parameters()).dtype
-
     def set_precision(self, dtype: torch.dtype) -> None:
-        """Convert the weights, in place: the network's to ``dtype``, a VAE's to bfloat16 if that is, else to float32.
-
-        SDXL's VAE overflows in float16.
-        """
-        self.network.to(dtype)
-        self.prompts.to(dtype)
-        if isinstance(self.codec, FrozenVAE):
-            self.codec.to(dtype if dtype == torch.bfloat16 else torch.float32)
+        """Evaluate in ``dtype``, and convert the weights to it, in place."""
+        self.dtype = dtype
+        self.to(dtype)
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, guidance: Tensor, negative: Tensor) -> Tensor:
         """Average velocity u of x (B, C, H, W); t, s, guidance (B,) float32, negative (B,) bool picks the prompt."""
@@ -72,7 +46,7 @@ class FlowMap(nn.Module):
         return self.network(x, t, s, prompt, guidance)
 
     def velocity(self, guidance: float = 1.0, prompt: Tensor | None = None) -> Velocity:
-        """u(x, t, s) with a prompt and a guidance scale bound, evaluated in the weights' dtype.
+        """u(x, t, s) with a prompt and a guidance scale bound, evaluated in :attr:`dtype`.
 
         ``prompt`` is an embedding (prompt_dim,), by default the positive prompt's. t and s are (B,), or (1,) for all
         of x. What depends on them alone is computed once for a pair of tensors, however many tiles are evaluated with
@@ -85,11 +59,96 @@ class FlowMap(nn.Module):
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             nonlocal times, condition
             if times is None or times[0] is not t or times[1] is not s:
-                prompts = embedding.to(t.device).expand(len(t), -1)
+                prompts = embedding.to(t.device, self.dtype).expand(len(t), -1)
                 times, condition = (t, s), self.network.embed(t, s, prompts, torch.full_like(t, guidance))
             return self.network.evaluate(x.to(self.dtype), condition).to(x.dtype)
 
         return u
+
+
+@dataclass
+class Model:
+    """What a checkpoint holds.
+
+    Attributes:
+        flow: the flow map, between latents.
+        codec: frozen, between images in [0, 1] and latents.
+        info: descriptive metadata (title, licence, training summary...), str to anything JSON can hold.
+
+    Raises:
+        ValueError: the network's latents have another number of channels than the codec's.
+    """
+
+    flow: FlowMap
+    codec: Codec
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        network, codec = self.network, self.codec
+        if network.channels != codec.channels:
+            raise ValueError(f"the network takes {network.channels} channels, the codec gives {codec.channels}")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], info: dict[str, Any] | None = None) -> "Model":
+        """Build with fresh weights from what :meth:`config` returned; ``ValueError`` naming what is wrong with it."""
+        network = _build(NETWORKS, config.get("network", {}), "network")
+        return cls(FlowMap(network), _build(CODECS, config.get("codec", {}), "codec"), info or {})
+
+    def config(self) -> dict[str, Any]:
+        """Everything needed to rebuild the model, as JSON data."""
+        return {
+            "network": {"type": type(self.network).__name__, **dataclasses.asdict(self.network.config)},
+            "codec": {"type": type(self.codec).__name__, **dataclasses.asdict(self.codec.config)},
+            "prompts": {"positive": POSITIVE_PROMPT, "negative": NEGATIVE_PROMPT},
+        }
+
+    @property
+    def network(self) -> Network:
+        """The flow map's."""
+        return self.flow.network
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the flow map's evaluation."""
+        return self.flow.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the flow map's weights are."""
+        return next(self.flow.parameters()).device
+
+    def velocity(self, guidance: float = 1.0) -> Velocity:
+        """As :meth:`FlowMap.velocity`, for the positive prompt."""
+        return self.flow.velocity(guidance)
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Evaluate in ``dtype``, weights converted in place; a VAE in float32 unless that is bfloat16.
+
+        SDXL's VAE overflows in float16.
+        """
+        self.flow.set_precision(dtype)
+        if isinstance(self.codec, FrozenVAE):
+            self.codec.to(dtype if dtype == torch.bfloat16 else torch.float32)
+
+    def to(self, device: str | torch.device) -> "Model":
+        """Move all weights to a device, in place; returns the model."""
+        self.flow.to(device)
+        if isinstance(self.codec, FrozenVAE):
+            self.codec.to(device)
+        return self
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by the names that they have in a checkpoint: ``network.``, ``prompts.``, ``codec.vae.``."""
+        own = self.codec.state_dict() if isinstance(self.codec, FrozenVAE) else {}
+        return {**self.flow.state_dict(), **{CODEC + name: weight for name, weight in own.items()}}
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put these in the place of the weights, by the names of :meth:`tensors`; a codec may be left out."""
+        codec = {name.removeprefix(CODEC): weight for name, weight in tensors.items() if name.startswith(CODEC)}
+        flow = {name: weight for name, weight in tensors.items() if not name.startswith(CODEC)}
+        self.flow.load_state_dict(flow, assign=True)
+        if codec and isinstance(self.codec, FrozenVAE):
+            self.codec.load_state_dict(codec, assign=True)
 
 
 def _build(kinds: dict[str, Any], section: dict[str, Any], name: str) -> Any:
@@ -99,7 +158,7 @@ def _build(kinds: dict[str, Any], section: dict[str, Any], name: str) -> Any:
     if kind is None:
         raise ValueError(f"{name}.type is {section.get('type')!r}, not one of {', '.join(kinds)}")
     settings = getattr(kind, "Config", kind)
-    unknown = arguments.keys() - {field.name for field in dataclasses.fields(settings)}
+    unknown = arguments.keys() - {known.name for known in dataclasses.fields(settings)}
     if unknown:
         raise ValueError(f"unknown key {name}.{sorted(unknown)[0]}")
     configured = settings(**arguments)

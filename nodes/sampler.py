@@ -107,7 +107,7 @@ class Sampler(io.ComfyNode):
         if min(height, width) < SMALLEST:
             raise UserError(f"the image is {width}x{height} pixels; the smallest is {SMALLEST}x{SMALLEST}")
         embedding = find_prompt(model.model, prompt, clip, positive)
-        managed = ManagedModel(model, (height, width), find_codec(model.model.codec, vae), embedding)
+        managed = ManagedModel(model, (height, width), find_codec(model.attachments["model"].codec, vae), embedding)
         settings = Look(1, guidance, 0, True) if steps == POSTERIOR_MEAN else Look(int(steps), guidance, 0)
         latent = upscale_latent(
             managed, color, settings, tile=tile or None, overlap=overlap, device=model.load_device, progress=progress()

@@ -25,7 +25,7 @@ def generator():
 def small_model():
     """A LocalNet of the built-in's shape with few channels and weights that are not zero."""
     from flowmapsr.flowmapsr_core.codecs import PixelCodec
-    from flowmapsr.flowmapsr_core.model import FlowMap
+    from flowmapsr.flowmapsr_core.model import FlowMap, Model
     from flowmapsr.flowmapsr_core.networks import LocalNet, LocalNetConfig
 
     torch.manual_seed(0)
@@ -37,11 +37,12 @@ def small_model():
         condition_dim=16,
         prompt_dim=8,
     )
-    model = FlowMap(LocalNet(config), PixelCodec())
+    model = Model(FlowMap(LocalNet(config)), PixelCodec())
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.flow.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.requires_grad_(False).eval()
+    model.flow.requires_grad_(False).eval()
+    return model
 
 
 @pytest.fixture

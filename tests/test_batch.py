@@ -25,7 +25,7 @@ def test_targets_of_every_stage(recipe_file, small_model, kind, objective):
     recipe, stage = read_recipe(recipe_file, []), Stage(kind, 1, objective)
     batch = batch_of(recipe, stage, small_model.codec)
     draws, jump = batch.draws, batch.draws.jump
-    target = make_target(batch, small_model, recipe, stage)
+    target = make_target(batch, small_model.flow, recipe, stage)
     assert target.shape == batch.x_t.shape
     assert target.isfinite().all()
     assert jump.sum() == (0 if kind == "flow-matching" else 4)

@@ -66,7 +66,7 @@ MOVED = """() => {
 
 def save_models(folder):
     """Small files with random weights under the names that workflows open; the VAE is of SDXL's own size."""
-    from flowmapsr.flowmapsr_core import FlowMap, load_model, save_checkpoint
+    from flowmapsr.flowmapsr_core import FlowMap, Model, load_model, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import VAECodec
     from flowmapsr.flowmapsr_core.files.lora import save_lora
     from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
@@ -76,7 +76,7 @@ def save_models(folder):
         file.parent.mkdir(parents=True)
     codec = VAECodec()
     save_file({name: weight.half() for name, weight in codec.vae.state_dict().items()}, vae)
-    save_checkpoint(FlowMap(UNet(PRESETS["tiny"]), codec.to("meta")), base)
+    save_checkpoint(Model(FlowMap(UNet(PRESETS["tiny"])), codec.to("meta")), base)
     model = load_model(base, vae=vae)
     layers = {name: weight for name, weight in model.network.named_parameters() if name.endswith("to_q.weight")}
     pairs = {name.removesuffix(".weight"): (weight[:2], weight[:, :2]) for name, weight in layers.items()}

@@ -33,7 +33,7 @@ def test_round_trip_is_exact(small_model, saved):
     assert loaded.config() == small_model.config()
     assert loaded.info["title"] == "Small"
     assert loaded.info["training"] == {"steps": 3}
-    for (name, before), after in zip(small_model.state_dict().items(), loaded.state_dict().values(), strict=True):
+    for (name, before), after in zip(small_model.tensors().items(), loaded.tensors().values(), strict=True):
         assert torch.equal(before, after), name
     x, one, zero = torch.randn(1, 12, 8, 8), torch.ones(1), torch.zeros(1)
     assert torch.allclose(small_model.velocity(2.0)(x, one, zero), loaded.velocity(2.0)(x, one, zero), atol=1e-6)
@@ -69,7 +69,7 @@ def test_description(saved):
 def test_changed_weights_are_saved_with_their_own_hash(saved, tmp_path):
     model = load_model(saved)
     with torch.no_grad():
-        model.prompts["positive"].add_(1)
+        model.flow.prompts["positive"].add_(1)
     save_checkpoint(model, tmp_path / "changed.safetensors")
     before, after = describe(saved), describe(tmp_path / "changed.safetensors")
     assert before["modelspec.hash_sha256"] != after["modelspec.hash_sha256"]

@@ -14,7 +14,7 @@ from flowmapsr.flowmapsr_core.codecs import (
 )
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.vae_file import load_vae
-from flowmapsr.flowmapsr_core.model import FlowMap
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.flowmapsr_core.upscaling.preview import Preview
 from safetensors.torch import load_file, save_file
@@ -36,7 +36,7 @@ def make_codec(config):
 
 def make_model(codec):
     torch.manual_seed(1)
-    return FlowMap(UNet(PRESETS["tiny"]), codec).requires_grad_(False)
+    return Model(FlowMap(UNet(PRESETS["tiny"])).requires_grad_(False), codec)
 
 
 def same(a, b):
@@ -260,14 +260,16 @@ def test_folders_without_a_vae_that_can_be_used(tmp_path):
 @pytest.mark.parametrize("config", [SMALL, WIDE, TINY])
 def test_a_checkpoint_keeps_its_codec(config, tmp_path):
     if config is WIDE:
-        model = FlowMap(UNet(type(PRESETS["tiny"])(**{**vars(PRESETS["tiny"]), "channels": 16})), make_codec(config))
+        model = Model(
+            FlowMap(UNet(type(PRESETS["tiny"])(**{**vars(PRESETS["tiny"]), "channels": 16}))), make_codec(config)
+        )
     else:
         model = make_model(make_codec(config))
     save_checkpoint(model, tmp_path / "model.safetensors")
     loaded = load_model(tmp_path / "model.safetensors")
     assert loaded.config() == model.config()
     assert same(loaded.codec, model.codec)
-    assert FlowMap.from_config(json.loads(json.dumps(model.config()))).codec.config == config
+    assert Model.from_config(json.loads(json.dumps(model.config()))).codec.config == config
 
 
 def test_a_checkpoint_may_leave_its_vae_to_the_user(tmp_path):
@@ -339,10 +341,10 @@ def test_precision_is_the_network_s_and_the_vae_keeps_clear_of_float16(tmp_path)
     save_checkpoint(make_model(make_codec(SMALL)), tmp_path / "model.safetensors")
     for dtype, expected in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
         model = load_model(tmp_path / "model.safetensors", dtype=dtype)
-        assert model.dtype == model.prompts["positive"].dtype == dtype
+        assert model.dtype == model.flow.prompts["positive"].dtype == dtype
         assert model.codec.dtype == expected
     model.set_precision(torch.float32)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in model.flow.parameters()} == {torch.float32}
 
 
 # ------------------------------------------------------------------------------------------------------------- preview

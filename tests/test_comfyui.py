@@ -286,11 +286,11 @@ def test_a_lora_through_comfyui_equals_the_core_with_peft(small_model, tmp_path)
     ones = torch.ones(2)
     given = {"x": torch.randn(2, 12, 16, 20), "t": ones, "s": ones * 0.5, "guidance": ones * 2}
     negative = torch.tensor([False, True])
-    untouched = model(**given, negative=negative)
+    untouched = model.flow(**given, negative=negative)
     base_hash = model.info["hash_sha256"]
-    for parameter in add_lora(model, rank=4, alpha=2.0, targets=("gate", "conv1", "conv2", "linear", "down.0")):
+    for parameter in add_lora(model.flow, rank=4, alpha=2.0, targets=("gate", "conv1", "conv2", "linear", "down.0")):
         parameter.copy_(torch.randn_like(parameter) * 0.2)
-    save_lora(lora, lora_layers(model), 4, 2.0, base_hash)
+    save_lora(lora, lora_layers(model.flow), 4, 2.0, base_hash)
     save_file({**{key: value.clone() for key, value in given.items()}, "negative": negative}, tmp_path / "inputs")
     done = subprocess.run(
         [sys.executable, "-c", APPLY_LORA, ROOT, lora, tmp_path / "inputs", tmp_path / "outputs",
@@ -300,8 +300,8 @@ def test_a_lora_through_comfyui_equals_the_core_with_peft(small_model, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     results = load_file(tmp_path / "outputs")
     for scale in LORA_SCALES:
-        set_lora_scale(model, scale)
-        expected = model(**given, negative=negative)
+        set_lora_scale(model.flow, scale)
+        expected = model.flow(**given, negative=negative)
         assert (results[str(scale)] - expected).abs().max() < 1e-3
         assert torch.equal(expected, untouched) == (scale == 0)
     assert torch.equal(results["0.0"], untouched)

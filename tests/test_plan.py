@@ -8,7 +8,7 @@ import torch
 from flowmapsr.flowmapsr_core import upscale
 from flowmapsr.flowmapsr_core.codecs import PixelCodec, VAECodec
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.model import FlowMap
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.flowmapsr_core.upscaling.memory import free_memory, is_out_of_memory
 from flowmapsr.flowmapsr_core.upscaling.plan import SMALLEST_TILE, describe, make_plan, sampling_flops
@@ -32,18 +32,21 @@ def memory(monkeypatch):
 @pytest.fixture
 def small_unet():
     torch.manual_seed(0)
-    model = FlowMap(UNet(replace(PRESETS["tiny"], channels=12)), PixelCodec())
+    model = Model(FlowMap(UNet(replace(PRESETS["tiny"], channels=12))), PixelCodec())
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in model.flow.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    return model.requires_grad_(False).eval()
+    model.flow.requires_grad_(False).eval()
+    return model
 
 
 @pytest.fixture(scope="module")
 def xl():
     """The largest model, without its weights."""
     with torch.device("meta"):
-        return FlowMap(UNet(PRESETS["xl"]), VAECodec()).to(torch.bfloat16)
+        model = Model(FlowMap(UNet(PRESETS["xl"])), VAECodec())
+    model.set_precision(torch.bfloat16)
+    return model
 
 
 def test_there_is_free_memory():
@@ -94,7 +97,7 @@ def test_the_codec_works_in_bands_where_the_image_does_not_fit(xl, memory):
 
 
 def test_four_thousand_pixels_fit_a_card_of_24_gib(xl, memory):
-    weights = sum(weight.numel() * weight.element_size() for weight in xl.parameters())
+    weights = sum(weight.numel() * weight.element_size() for weight in xl.tensors().values())
     memory(24 * GIB - weights)
     plan = make_plan(xl, (4096, 4096), CUDA)
     assert weights + plan.peak < 24 * GIB

@@ -69,8 +69,8 @@ def test_a_model_gets_its_prompts_from_the_encoder(folder, recipe_file):
     recipe = read_recipe(recipe_file, [set_folder, "model.network.prompt_dim=12"])
     model, _ = build_model(recipe)
     expected = encode_prompts(folder, [POSITIVE_PROMPT, NEGATIVE_PROMPT])
-    assert torch.equal(torch.stack([model.prompts["positive"], model.prompts["negative"]]), expected)
-    assert not model.prompts["positive"].requires_grad
+    assert torch.equal(torch.stack([model.flow.prompts["positive"], model.flow.prompts["negative"]]), expected)
+    assert not model.flow.prompts["positive"].requires_grad
     with pytest.raises(UserError, match="gives 12 numbers, the network takes 4"):
         build_model(read_recipe(recipe_file, [set_folder]))
 
@@ -121,25 +121,26 @@ def test_says_how_to_install_transformers(monkeypatch, folder):
 @pytest.fixture
 def baked(small_model, folder):
     """A model whose prompts are the encoder's embeddings."""
-    small_model.prompts = torch.nn.ParameterDict(
+    small_model.flow.prompts = torch.nn.ParameterDict(
         zip(("positive", "negative"), encode_prompts(folder, [POSITIVE_PROMPT, NEGATIVE_PROMPT]), strict=True)
     )
-    return small_model.requires_grad_(False)
+    small_model.flow.requires_grad_(False)
+    return small_model
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 def test_a_text_replaces_the_positive_prompt(baked, folder, dtype, rounding):
-    baked.to(dtype)
-    negative = baked.prompts["negative"].clone()
+    baked.set_precision(dtype)
+    negative = baked.flow.prompts["negative"].clone()
     set_prompt(baked, "b b", folder)
     expected = encode_prompts(folder, ["b b"])[0].to(dtype)
-    assert torch.allclose(baked.prompts["positive"], expected, rtol=0, atol=rounding)
-    assert torch.equal(baked.prompts["negative"], negative)
+    assert torch.allclose(baked.flow.prompts["positive"], expected, rtol=0, atol=rounding)
+    assert torch.equal(baked.flow.prompts["negative"], negative)
     set_prompt(baked, "c", folder)  # a second one needs no fresh model
 
 
 def test_a_text_needs_the_encoder_that_the_model_was_made_with(baked, small_model, folder, tmp_path):
-    positive = baked.prompts["positive"].clone()
+    positive = baked.flow.prompts["positive"].clone()
     with pytest.raises(UserError, match="needs a text encoder"):
         set_prompt(baked, "a", None)
     torch.manual_seed(1)
@@ -148,7 +149,7 @@ def test_a_text_needs_the_encoder_that_the_model_was_made_with(baked, small_mode
     write_tokenizer(other)
     with pytest.raises(UserError, match="not embeddings by the text encoder"):
         set_prompt(baked, "a", other)
-    assert torch.equal(baked.prompts["positive"], positive)
+    assert torch.equal(baked.flow.prompts["positive"], positive)
 
 
 def test_learned_prompts_take_no_text(small_model, folder):

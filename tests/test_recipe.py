@@ -77,7 +77,7 @@ def test_the_memory_estimate_counts_what_autograd_keeps(recipe_file):
         for switch in ("false", "true")
     )
     model, _ = build_model(plain)
-    weights = sum(parameter.numel() for parameter in model.parameters())
+    weights = sum(parameter.numel() for parameter in model.flow.parameters())
     fixed, kept = estimate_bytes(model, plain, 1)
     assert fixed == weights * 4 * 5  # weights, gradients, two moments, average
     assert estimate_bytes(model, plain, 2)[1] == pytest.approx(kept / 2, rel=0.1)

@@ -12,7 +12,7 @@ from flowmapsr.flowmapsr_core import load_model, save_checkpoint
 from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE, find_model
-from flowmapsr.flowmapsr_core.model import FlowMap
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
@@ -25,23 +25,24 @@ VAE = VAECodecConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_gro
 def latent_model():
     """A small UNet and its VAE, weights that are not zero."""
     torch.manual_seed(0)
-    model = FlowMap(UNet(PRESETS["tiny"]), VAECodec(VAE))
+    model = Model(FlowMap(UNet(PRESETS["tiny"])), VAECodec(VAE))
     with torch.no_grad():
-        for parameter in [*model.network.parameters(), *model.prompts.parameters()]:
+        for parameter in [*model.network.parameters(), *model.flow.prompts.parameters()]:
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.requires_grad_(False).eval()
+    model.flow.requires_grad_(False).eval()
+    return model
 
 
 def save_folder(model, folder):
     """A FlowMapSR model in diffusers' layout."""
     model.network.unet.save_pretrained(folder / "unet")
     model.codec.vae.save_pretrained(folder / "vae")
-    save_file({name: prompt.detach() for name, prompt in model.prompts.items()}, folder / "prompts.safetensors")
+    save_file({name: prompt.detach() for name, prompt in model.flow.prompts.items()}, folder / "prompts.safetensors")
     return folder
 
 
 def same_weights(a, b):
-    state, other = a.state_dict(), b.state_dict()
+    state, other = a.tensors(), b.tensors()
     return state.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in state.items())
 
 
@@ -78,7 +79,7 @@ def test_a_folder_in_the_layout_of_diffusers(latent_model, tmp_path):
 def test_a_folder_may_lack_prompts_but_no_vae(latent_model, tmp_path):
     folder = save_folder(latent_model, tmp_path / "model")
     (folder / "prompts.safetensors").unlink()
-    assert load_model(folder).prompts["positive"].abs().max() == 0
+    assert load_model(folder).flow.prompts["positive"].abs().max() == 0
     (folder / "vae").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="comes without its VAE"):
         load_model(folder)
@@ -91,8 +92,7 @@ def test_a_folder_may_lack_prompts_but_no_vae(latent_model, tmp_path):
 def test_a_vae_beside_a_checkpoint_is_used_if_that_has_none(latent_model, tmp_path):
     latent_model.codec.vae.save_pretrained(tmp_path / "vae")
     with torch.device("meta"):
-        without = FlowMap(latent_model.network, VAECodec(VAE))
-    without.prompts = latent_model.prompts
+        without = Model(latent_model.flow, VAECodec(VAE))
     save_checkpoint(without, tmp_path / "model.safetensors")
     for name in (tmp_path, tmp_path / "model.safetensors"):
         assert same_weights(load_model(name), latent_model)

@@ -21,7 +21,7 @@ from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.files.lora import merge_lora
-from flowmapsr.flowmapsr_core.model import FlowMap
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.trainer.__main__ import main
 from flowmapsr.trainer.learning.adapter import add_lora
@@ -254,7 +254,7 @@ def test_a_stage_that_is_done_is_out_of_memory(recipe_file, data, tmp_path, monk
 def test_a_latent_model_trains_and_its_vae_does_not(recipe_file, data, tmp_path, monkeypatch, capsys):
     vae = VAECodec(VAECodecConfig(block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=16))
     start, out = tmp_path / "start.safetensors", tmp_path / "run"
-    save_checkpoint(FlowMap(UNet(PRESETS["tiny"]), vae), start)
+    save_checkpoint(Model(FlowMap(UNet(PRESETS["tiny"])), vae), start)
     text = recipe_file.read_text()
     recipe_file.write_text(text[: text.index("[model.network]")] + text[text.index("[[data.budgets]]") :])
     stages = 'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=2,keep=0.1}]'

@@ -8,7 +8,7 @@ from flowmapsr.flowmapsr_core import load_model, merge_lora, save_checkpoint
 from flowmapsr.flowmapsr_core.codecs import PixelCodec
 from flowmapsr.flowmapsr_core.files.lora import load_lora
 from flowmapsr.flowmapsr_core.method.flow import flow_map, interpolant, sample
-from flowmapsr.flowmapsr_core.model import FlowMap
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, LocalNet, LocalNetConfig, UNet, UNetConfig, flops
 from flowmapsr.trainer.objectives import lagrangian_target, shortcut_target
 from flowmapsr.trainer.recipe.read import read_recipe
@@ -40,10 +40,11 @@ def network(fresh):
 def model():
     """A flow map on pixels, its network like ``network``."""
     torch.manual_seed(0)
-    model = FlowMap(UNet(dataclasses.replace(TINY, channels=12)), PixelCodec(2))
+    model = Model(FlowMap(UNet(dataclasses.replace(TINY, channels=12))), PixelCodec(2))
     for parameter in model.network.unet.class_embedding.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    return model.requires_grad_(False).eval()
+    model.flow.requires_grad_(False).eval()
+    return model
 
 
 def conditions(batch=1):
@@ -113,7 +114,7 @@ def test_the_condition_is_computed_once_per_pair_of_times(model, monkeypatch):
     second = u(x, half, zero)
     assert len(calls) == 2
     assert (second - first).abs().max() > 1e-4
-    per_sample = model(x, one.expand(3), half.expand(3), torch.full((3,), 2.0), torch.zeros(3, dtype=torch.bool))
+    per_sample = model.flow(x, one.expand(3), half.expand(3), torch.full((3,), 2.0), torch.zeros(3, dtype=torch.bool))
     assert torch.allclose(first, per_sample, atol=1e-5)
     assert torch.allclose(flow_map(u, x, one, half), x - 0.5 * first)
     assert torch.allclose(interpolant(x, -x, half), torch.zeros_like(x), atol=1e-6)
@@ -122,13 +123,14 @@ def test_the_condition_is_computed_once_per_pair_of_times(model, monkeypatch):
 def test_times_stay_apart_in_bfloat16(network):
     """1000 t is off by up to 2 in bfloat16; the finest grid is 1/128."""
     network.to(torch.bfloat16)
-    t, s, prompt, guidance = conditions()
+    t, s, exact_prompt, guidance = conditions()
+    prompt = exact_prompt.bfloat16()
     one, near = (network.embed(torch.tensor([time]), s, prompt, guidance) for time in (1.0, 1 - 1 / 128))
     assert one.dtype == torch.bfloat16
     assert (one - near).abs().max() > 1e-2
     exact = UNet(TINY)
     exact.load_state_dict(network.state_dict())
-    close = exact.embed(torch.tensor([1 - 1 / 128]), s, prompt, guidance)
+    close = exact.embed(torch.tensor([1 - 1 / 128]), s, exact_prompt, guidance)
     assert torch.allclose(near.float(), close, atol=2e-2)
     assert (one - near).float().norm() > 5 * (near.float() - close).norm()
     assert network(latent().bfloat16(), t, s, prompt, guidance).dtype == torch.bfloat16
@@ -198,7 +200,7 @@ def double(network):
     """The velocity in float64, small enough in s for differences of float32 embeddings."""
     network.double()
     t, _, prompt, guidance = conditions(2)
-    return t.double(), lambda x, t, s: network(x, t, s, prompt, guidance)
+    return t.double(), lambda x, t, s: network(x, t, s, prompt.double(), guidance)
 
 
 def test_jvp_runs_through_attention(network):
@@ -253,8 +255,8 @@ def test_presets_differ_in_size_only():
 
 def test_training_memory_is_that_of_fused_attention(model):
     """Estimated without computing anything; a matrix of attention would grow with the fourth power of the side."""
-    model.requires_grad_(True)
-    own, kept = {parameter.data_ptr() for parameter in model.parameters()}, {}
+    model.flow.requires_grad_(True)
+    own, kept = {parameter.data_ptr() for parameter in model.flow.parameters()}, {}
 
     def pack(tensor):
         whole = tensor if tensor._base is None else tensor._base
@@ -264,7 +266,7 @@ def test_training_memory_is_that_of_fused_attention(model):
 
     one = torch.ones(2)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        graph = model(latent(2, 64, 64, 12), one, one, one, one > 2)
+        graph = model.flow(latent(2, 64, 64, 12), one, one, one, one > 2)
     shapes = copy.deepcopy(model).to("meta")
     assert _kept(shapes, 128, 2, torch.float32) == pytest.approx(sum(kept.values()), rel=0.05)
     del graph
@@ -314,8 +316,8 @@ def test_every_stage_trains_it(photos, tmp_path):
     recipe.write_text(RECIPE)
     assert train(read_recipe(recipe, [f"data.photos={photos}", f"output.folder={out}"])) == out / "lora.safetensors"
     first, last = (load_model(next(out.glob(f"stage-{stage}-*.safetensors"))) for stage in (1, 3))
-    changed = {name for name, weight in last.state_dict().items() if not torch.equal(weight, first.state_dict()[name])}
-    assert changed == last.state_dict().keys()
+    changed = {name for name, weight in last.tensors().items() if not torch.equal(weight, first.tensors()[name])}
+    assert changed == last.tensors().keys()
     layers = load_lora(out / "lora.safetensors", last)
     assert all(layer.removesuffix(".weight").endswith(UNet.lora_targets) for layer in layers)
     assert len(layers) == 4 * 2 * (1 + 1 + 1 + 2 + 2)  # projections, attentions, transformer blocks

@@ -50,7 +50,7 @@ def summary(recipe: Recipe) -> str:
     from .run.start import build_model
 
     model, _ = build_model(recipe, recipe.start_from)
-    weights = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    weights = sum(parameter.numel() for parameter in model.flow.parameters() if parameter.requires_grad)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     fixed, activations = estimate_bytes(model, recipe, processes)
     resolved = {**dataclasses.asdict(recipe), "model": model.config()}

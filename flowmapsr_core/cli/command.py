@@ -18,7 +18,7 @@ from ..method.looks import LOOKS
 from ..names import COLORS, DEGRADATIONS, DTYPES
 
 if TYPE_CHECKING:
-    from ..model import FlowMap
+    from ..model import Model
 
 log = logging.getLogger("flowmapsr")
 
@@ -132,7 +132,7 @@ def _check_checkpoint_name(path: Path) -> None:
         raise UserError(f"{path}: a checkpoint is a .safetensors file; end the name so")
 
 
-def _save(model: "FlowMap", options: argparse.Namespace) -> None:
+def _save(model: "Model", options: argparse.Namespace) -> None:
     from ..files.checkpoint import save_checkpoint
     from ..upscaling.device import DTYPES as TORCH_DTYPES
 

@@ -18,7 +18,7 @@ from ..images.color import check_color
 from ..images.picture_files import READABLE, WRITABLE, check_fits, check_writable, read_picture, write_picture
 from ..images.resize import resize_alpha
 from ..method.looks import find_look
-from ..model import FlowMap
+from ..model import Model
 from ..upscaling.device import find_dtype
 from ..upscaling.memory import is_out_of_memory
 from ..upscaling.pipeline import check_scale, output_size, override, upscale
@@ -123,7 +123,7 @@ def _in_one_line(error: Exception, source: Path) -> str:
     return f"{source} is too odd ({what}); --verbose says where. Save it anew with another program"
 
 
-def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> FlowMap:
+def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
     model = load_model(options.model, device, find_dtype(options.dtype, device), vae=options.vae)
     merge_loras(model, loras)
     if options.prompt is not None:
@@ -135,7 +135,7 @@ def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch
     return model
 
 
-def _upscale_file(model: FlowMap, job: Job, options: Namespace, bar: tqdm) -> None:
+def _upscale_file(model: Model, job: Job, options: Namespace, bar: tqdm) -> None:
     def progress(done: int, total: int, preview: object) -> None:
         bar.total = total
         bar.update(done - bar.n)

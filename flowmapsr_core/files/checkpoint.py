@@ -19,24 +19,23 @@ from torch import Tensor
 from ..codecs import Codec, FrozenVAE, VAECodec
 from ..codecs.probe import differ
 from ..errors import UserError
-from ..model import FlowMap
+from ..model import CODEC, Model
 from .diffusers_folder import load_folder
 from .safetensors_file import misfit, read_metadata
 from .sources import BUILT_IN, FORMAT, find_model, vae_beside
 from .vae_file import load_vae
 
 FORMAT_VERSION = 1
-CODEC = "codec."
 
 
-def save_checkpoint(model: FlowMap, path: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_checkpoint(model: Model, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a model to ``path`` (through a temporary name), its weights in ``dtype``.
 
     A codec's weights are written too, unless it has none (they are on torch's meta device).
     """
     tensors = {
         name: _packed(tensor.detach().to("cpu", dtype))
-        for name, tensor in model.state_dict().items()
+        for name, tensor in model.tensors().items()
         if not (name.startswith(CODEC) and tensor.is_meta)
     }
     info = {key: str(value) for key, value in model.info.items() if key != "training"}
@@ -122,7 +121,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     vae: Path | VAECodec | None = None,
-) -> FlowMap:
+) -> Model:
     """Load a model for inference.
 
     Args:
@@ -139,12 +138,12 @@ def load_model(
     """
     path = find_model(name_or_path)
     model = load_folder(path, vae) if path.is_dir() else _load_file(path, vae)
-    model.requires_grad_(False)
     model.set_precision(dtype)
-    return model.to(device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+    model.flow.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model.to(device)
 
 
-def _load_file(path: Path, vae: Path | VAECodec | None) -> FlowMap:
+def _load_file(path: Path, vae: Path | VAECodec | None) -> Model:
     metadata, shapes = read_metadata(path)
     model = _empty_model(path, metadata, shapes)
     has_vae = any(name.startswith(CODEC) for name in shapes)
@@ -153,11 +152,11 @@ def _load_file(path: Path, vae: Path | VAECodec | None) -> FlowMap:
     model.codec = _with_own_vae(path, model.codec, has_vae, vae)  # before anything large is read
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in shapes if not (vae and name.startswith(CODEC))}
-    model.load_state_dict(tensors, assign=True, strict=vae is None)
+    model.take(tensors)
     return model
 
 
-def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> FlowMap:
+def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> Model:
     if metadata.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a FlowMapSR checkpoint: it holds {len(shapes)} tensors ({', '.join(sorted(shapes)[:2])}, "
@@ -170,10 +169,10 @@ def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[in
     try:
         info["training"] = json.loads(metadata.get("training", "{}"))
         with torch.device("meta"):
-            model = FlowMap.from_config(json.loads(metadata.get("config", "{}")), info)
+            model = Model.from_config(json.loads(metadata.get("config", "{}")), info)
     except (TypeError, ValueError, AttributeError) as error:  # the last: a list or text in place of an object
         raise UserError(f"{path} has a configuration this FlowMapSR cannot build ({error}); update it") from error
-    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: list(tensor.shape) for name, tensor in model.tensors().items()}
     if not any(name.startswith(CODEC) for name in shapes):
         expected = {name: shape for name, shape in expected.items() if not name.startswith(CODEC)}
     if wrong := misfit(expected, shapes):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..codecs import TinyVAECodec, VAECodec
 from ..errors import UserError
-from ..model import FlowMap
+from ..model import FlowMap, Model
 from ..networks import UNet, UNetConfig
 from ..networks.unet import FOURIER_DIM
 from .safetensors_file import Shapes, misfit, read_metadata
@@ -33,7 +33,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def load_folder(folder: Path, vae: Path | VAECodec | TinyVAECodec | None = None) -> FlowMap:
+def load_folder(folder: Path, vae: Path | VAECodec | TinyVAECodec | None = None) -> Model:
     """Load a FlowMapSR model from a diffusers folder, onto the CPU.
 
     Args:
@@ -63,7 +63,7 @@ def load_folder(folder: Path, vae: Path | VAECodec | TinyVAECodec | None = None)
             f"another one with --vae"
         )
     network.unet.load_state_dict(tensors, assign=True)
-    model = FlowMap(network, codec, {"title": folder.name})
+    model = Model(FlowMap(network), codec, {"title": folder.name})
     if (prompts := folder / "prompts.safetensors").is_file():
         _read_prompts(prompts, model)
     return model
@@ -154,10 +154,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}); download or copy it again") from error
 
 
-def _read_prompts(path: Path, model: FlowMap) -> None:
+def _read_prompts(path: Path, model: Model) -> None:
     prompts = read_tensors(path)
-    expected = {name: list(prompt.shape) for name, prompt in model.prompts.items()}
+    expected = {name: list(prompt.shape) for name, prompt in model.flow.prompts.items()}
     if wrong := misfit(expected, shapes_of(prompts)):
         raise UserError(f"{path} does not fit the UNet beside it: {wrong}")
     for name, prompt in prompts.items():
-        model.prompts[name].data.copy_(prompt)
+        model.flow.prompts[name].data.copy_(prompt)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..model import FlowMap
+from ..model import Model
 from .checkpoint import read_metadata, weights_hash, write_safetensors
 
 FORMAT = "flowmapsr-lora"
@@ -41,7 +41,7 @@ def save_lora(
         rank: of all of them.
         alpha: the change of a weight at scale 1 is ``alpha / rank * up @ down``.
         base_hash: of the model it was trained on, ``model.info["hash_sha256"]``; empty if it is to fit any.
-        info: descriptive metadata, as :attr:`FlowMap.info` has it.
+        info: descriptive metadata, as :attr:`Model.info` has it.
     """
     tensors = {}
     for layer, (down, up) in layers.items():
@@ -66,7 +66,7 @@ def save_lora(
     write_safetensors(tensors, path, metadata)
 
 
-def load_lora(path: Path, model: FlowMap) -> dict[str, Tensor]:
+def load_lora(path: Path, model: Model) -> dict[str, Tensor]:
     """Weight changes at scale 1 (float32, on the CPU), by the name of the network parameter they are added to.
 
     Raises :class:`UserError` if the file is no LoRA, belongs to another base model or does not fit this one.
@@ -96,13 +96,13 @@ def load_lora(path: Path, model: FlowMap) -> dict[str, Tensor]:
     return changes
 
 
-def merge_lora(model: FlowMap, path: Path, scale: float) -> None:
+def merge_lora(model: Model, path: Path, scale: float) -> None:
     """Add a LoRA's changes, times ``scale``, to a model's weights in place; see :func:`merge_loras`."""
     merge_loras(model, [(path, scale)])
 
 
 @torch.no_grad()
-def merge_loras(model: FlowMap, loras: Sequence[tuple[Path, float]]) -> None:
+def merge_loras(model: Model, loras: Sequence[tuple[Path, float]]) -> None:
     """Add the changes of several LoRAs, each times its scale, to a model's weights in place.
 
     They are summed in float32 and rounded once to the weights' dtype. Scale 0 leaves every bit as it is.

@@ -8,7 +8,7 @@ TOGETHER = {"license": " AND ", "author": ", "}  # of several parts, as SPDX joi
 
 
 def derived(info: dict[str, Any]) -> dict[str, str]:
-    """Metadata of a model made of one with ``info`` (as :attr:`FlowMap.info` has it).
+    """Metadata of a model made of one with ``info`` (as :attr:`Model.info` has it).
 
     Its licence, author and ``converted_from`` stay; ``derived_from`` names it with all of them and its hash, before
     what it was derived from itself.

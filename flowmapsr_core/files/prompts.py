@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import UserError
-from ..model import NEGATIVE_PROMPT, FlowMap
+from ..model import NEGATIVE_PROMPT, Model
 
 SAME_PROMPT = 0.9  # cosine; other encoders and learned vectors are near 0, rounding and training stay near 1
 
@@ -58,7 +58,7 @@ def encode_prompts(folder: Path, prompts: list[str]) -> Tensor:
 
 
 @torch.no_grad()
-def set_prompt(model: FlowMap, text: str, encoder: Path | None) -> None:
+def set_prompt(model: Model, text: str, encoder: Path | None) -> None:
     """Replace the model's positive prompt by ``text``, in place.
 
     Args:
@@ -73,10 +73,10 @@ def set_prompt(model: FlowMap, text: str, encoder: Path | None) -> None:
     if encoder is None:
         raise UserError("a prompt of your own needs a text encoder; give the folder of the one the model was made with")
     positive, negative = encode_prompts(encoder, [text, NEGATIVE_PROMPT])
-    baked = model.prompts["negative"].float().cpu()
+    baked = model.flow.prompts["negative"].float().cpu()
     if negative.shape != baked.shape or F.cosine_similarity(negative, baked, dim=0) < SAME_PROMPT:
         raise UserError(
             f"this model's prompts are not embeddings by the text encoder in {encoder}; leave out the prompt, or give "
             f"the encoder that the model was made with, if its prompts were texts at all"
         )
-    model.prompts["positive"].copy_(positive)
+    model.flow.prompts["positive"].copy_(positive)

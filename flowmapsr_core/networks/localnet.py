@@ -188,15 +188,14 @@ class LocalNet(nn.Module):
 
         Args:
             t, s: times (B,), float32, ``0 <= s <= t <= 1``.
-            prompt: prompt embedding (B, prompt_dim).
+            prompt: prompt embedding (B, prompt_dim), in the dtype of the evaluation.
             guidance: guidance scale (B,), 1 for none.
 
         Returns:
-            (B, condition_dim) in the weights' dtype; sines and cosines are taken in float32.
+            (B, condition_dim) in the prompt's dtype; sines and cosines are taken in float32.
         """
-        dtype = self.stem.weight.dtype
         scalars = torch.cat([fourier_embedding(value, FOURIER_DIM) for value in (t, s, guidance)], dim=1)
-        return self.condition(torch.cat([scalars.to(dtype), prompt.to(dtype)], dim=1))
+        return self.condition(torch.cat([scalars.to(prompt.dtype), prompt], dim=1))
 
     def evaluate(self, x: Tensor, condition: Tensor) -> Tensor:
         """Predict the average velocity.

@@ -136,16 +136,15 @@ class UNet(nn.Module):
 
         Args:
             t, s: times (B,), float32, ``0 <= s <= t <= 1``.
-            prompt: prompt embedding (B, prompt_dim).
+            prompt: prompt embedding (B, prompt_dim), in the dtype of the evaluation.
             guidance: guidance scale (B,), 1 for none.
 
         Returns:
-            (B, 4 widths[0]) in the weights' dtype; sines and cosines are taken in float32.
+            (B, 4 widths[0]) in the prompt's dtype; sines and cosines are taken in float32.
         """
-        dtype = self.unet.conv_in.weight.dtype
-        time = self.unet.time_embedding(self.unet.time_proj(TIME_SCALE * t.float()).to(dtype))
+        time = self.unet.time_embedding(self.unet.time_proj(TIME_SCALE * t.float()).to(prompt.dtype))
         scalars = torch.cat([fourier_embedding(value, FOURIER_DIM) for value in (s, guidance)], dim=1)
-        return time + self.unet.class_embedding(torch.cat([scalars.to(dtype), prompt.to(dtype)], dim=1))
+        return time + self.unet.class_embedding(torch.cat([scalars.to(prompt.dtype), prompt], dim=1))
 
     def evaluate(self, x: Tensor, condition: Tensor) -> Tensor:
         """Predict the average velocity.

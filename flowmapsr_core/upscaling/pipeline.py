@@ -15,7 +15,7 @@ from ..images.color import check_color, match_color
 from ..images.resize import resize
 from ..method.flow import check_steps, posterior_mean, sample
 from ..method.looks import Look, find_look
-from ..model import FlowMap
+from ..model import Model
 from .meter import Meter, Progress
 from .plan import Plan, describe, in_memory, make_plan, ticks
 from .preview import Preview
@@ -29,7 +29,7 @@ MAX_GUIDANCE = 8.0
 
 @torch.no_grad()
 def upscale(
-    model: FlowMap,
+    model: Model,
     image: Tensor,
     scale: float = 4.0,
     steps: int | None = None,
@@ -69,7 +69,7 @@ def upscale(
     size = output_size(image, scale, size)
     settings = override(find_look(look), steps, guidance)
     check_color(color, color_strength)
-    device = device or next(model.parameters()).device
+    device = device or model.device
     plan = make_plan(model, size, device, tile)
     if log.isEnabledFor(logging.INFO):  # counting operations takes a moment
         log.info("%s", describe(plan, model, settings.steps))
@@ -86,7 +86,7 @@ def upscale(
 
 @torch.no_grad()
 def upscale_latent(
-    model: FlowMap,
+    model: Model,
     image: Tensor,
     settings: Look,
     *,
@@ -104,7 +104,7 @@ def upscale_latent(
     Returns:
         (B, C, ceil(H / factor), ceil(W / factor)) float32, scaled, on the image's device; factor is the codec's.
     """
-    device = device or next(model.parameters()).device
+    device = device or model.device
     plan = make_plan(model, (image.shape[2], image.shape[3]), device, tile)
     if overlap:
         plan = replace(plan, overlap=-(-overlap // model.codec.factor))
@@ -119,7 +119,7 @@ def upscale_latent(
 def each(
     work: Callable[[Tensor, Meter, Plan], Tensor],
     images: Tensor,
-    model: FlowMap,
+    model: Model,
     settings: Look,
     plan: Plan,
     device: torch.device,
@@ -136,7 +136,7 @@ def each(
     return torch.cat(results) if len(results) > 1 else results[0]
 
 
-def sample_image(model: FlowMap, image: Tensor, settings: Look, meter: Meter, plan: Plan) -> Tensor:
+def sample_image(model: Model, image: Tensor, settings: Look, meter: Meter, plan: Plan) -> Tensor:
     """HR latent (1, C, ceil(H / factor), ceil(W / factor)) of an LR image (1, 3, H, W) in [0, 1] at its final size."""
     x1 = encode(model, image, meter, plan)
     if meter.progress is not None:
@@ -148,7 +148,7 @@ def sample_image(model: FlowMap, image: Tensor, settings: Look, meter: Meter, pl
     return x0[..., :height, :width]
 
 
-def encode(model: FlowMap, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
+def encode(model: Model, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
     """Latent of an image (1, 3, H, W) in [0, 1], its right and bottom edges repeated to fill the plan's cells."""
     height, width = (cells * model.codec.factor for cells in plan.cells)
     padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")

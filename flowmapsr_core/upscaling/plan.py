@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..model import FlowMap
+from ..model import Model
 from ..networks import flops
 from .memory import free_memory, is_out_of_memory
 from .meter import BAND_TICKS
@@ -51,15 +51,15 @@ class Plan:
     peak: int = 0
     free: int = 0
 
-    def tiling(self, model: FlowMap) -> Tiling:
+    def tiling(self, model: Model) -> Tiling:
         """How a velocity is evaluated."""
         return tiling_for(model.network, self.tile, self.overlap, self.batch)
 
-    def evaluations(self, model: FlowMap, steps: int) -> int:
+    def evaluations(self, model: Model, steps: int) -> int:
         """Tiles that are evaluated in all."""
         return steps * len(self.tiling(model).boxes(*self.cells))
 
-    def smaller(self, model: FlowMap) -> "Plan":
+    def smaller(self, model: Model) -> "Plan":
         """For what turned out not to fit: tiles of half the side, one at a time, and thin bands in host memory.
 
         Raises :class:`UserError` if nothing is left to halve.
@@ -72,7 +72,7 @@ class Plan:
         return replace(self, tile=half, overlap=_overlap(model, half), batch=1, rows=rows, offload=True)
 
 
-def make_plan(model: FlowMap, size: tuple[int, int], device: torch.device, tile: int | None = None) -> Plan:
+def make_plan(model: Model, size: tuple[int, int], device: torch.device, tile: int | None = None) -> Plan:
     """Plan for an output of ``size`` (height, width) on a device.
 
     Args:
@@ -99,11 +99,11 @@ def make_plan(model: FlowMap, size: tuple[int, int], device: torch.device, tile:
     return _with_bands(plan, model)
 
 
-def _overlap(model: FlowMap, tile: int) -> int:
+def _overlap(model: Model, tile: int) -> int:
     return tile // OVERLAP if model.network.receptive_radius is None else 0
 
 
-def _largest_tile(model: FlowMap, cells: tuple[int, int], affordable: float) -> int:
+def _largest_tile(model: Model, cells: tuple[int, int], affordable: float) -> int:
     """Side of the largest tile that is affordable, 0 if the whole latent is."""
     if math.prod(cells) <= affordable:
         return 0
@@ -112,7 +112,7 @@ def _largest_tile(model: FlowMap, cells: tuple[int, int], affordable: float) -> 
     return max(side, SMALLEST_TILE) // stride * stride
 
 
-def _with_bands(plan: Plan, model: FlowMap) -> Plan:
+def _with_bands(plan: Plan, model: Model) -> Plan:
     """The plan with bands for the codec: none if the whole image fits, in host memory if the bands do not."""
     codec, budget = model.codec, plan.free // 2
     height, width = (side * codec.factor for side in plan.cells)
@@ -125,12 +125,12 @@ def _with_bands(plan: Plan, model: FlowMap) -> Plan:
     return replace(plan, rows=rows, offload=offload, peak=max(plan.peak, BAND_BUDGET + (0 if offload else held)))
 
 
-def ticks(plan: Plan, model: FlowMap, steps: int, runs: int) -> int:
+def ticks(plan: Plan, model: Model, steps: int, runs: int) -> int:
     """What a meter counts for an image: evaluations, and ``runs`` of the codec if it works in bands."""
     return plan.evaluations(model, steps) + (runs * BAND_TICKS if plan.rows else 0)
 
 
-def in_memory(plan: Plan, model: FlowMap, steps: int, attempt: Callable[[Plan], Tensor]) -> tuple[Tensor, Plan]:
+def in_memory(plan: Plan, model: Model, steps: int, attempt: Callable[[Plan], Tensor]) -> tuple[Tensor, Plan]:
     """What ``attempt`` makes by a plan, and that plan; where memory runs out, by a smaller one, tried once."""
     try:
         return attempt(plan), plan
@@ -143,14 +143,14 @@ def in_memory(plan: Plan, model: FlowMap, steps: int, attempt: Callable[[Plan], 
     return attempt(plan), plan
 
 
-def latent_cells(model: FlowMap, size: Sequence[int]) -> tuple[int, int]:
+def latent_cells(model: Model, size: Sequence[int]) -> tuple[int, int]:
     """Height and width of the latent of an image of ``size`` (height, width): multiples of the network's stride."""
     align = model.codec.factor * model.network.stride
     height, width = (-(-side // align) * model.network.stride for side in size)
     return height, width
 
 
-def sampling_flops(plan: Plan, model: FlowMap, steps: int) -> int:
+def sampling_flops(plan: Plan, model: Model, steps: int) -> int:
     """Floating-point operations of all evaluations, a multiply-add counted as two."""
     tiling = plan.tiling(model)
     reads = [tiling.reads(box, *plan.cells) for box in tiling.boxes(*plan.cells)]
@@ -158,7 +158,7 @@ def sampling_flops(plan: Plan, model: FlowMap, steps: int) -> int:
     return steps * sum(count * flops(model.network, *shape) for shape, count in shapes.items())
 
 
-def describe(plan: Plan, model: FlowMap, steps: int) -> str:
+def describe(plan: Plan, model: Model, steps: int) -> str:
     """The plan in words, in one line."""
     height, width = plan.cells
     tiles = len(plan.tiling(model).boxes(height, width))

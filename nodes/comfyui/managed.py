@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ...flowmapsr_core.codecs import Codec
 from ...flowmapsr_core.method.flow import Velocity
+from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.plan import LARGEST_BLEND, MOST_AT_ONCE, SMALLEST_TILE, latent_cells
 
 
-class ManagedModel:
-    """A :class:`FlowMap` in the core's eyes; its weights are loaded now, and again when it is about to be evaluated.
+class ManagedModel(Model):
+    """A model whose weights are loaded now, and again when it is about to be evaluated.
 
     In between, a VAE may have taken their place.
 
@@ -31,9 +32,9 @@ class ManagedModel:
         codec: Codec | None = None,
         prompt: Tensor | None = None,
     ) -> None:
+        model = patcher.attachments["model"]
+        super().__init__(patcher.model, codec or model.codec, model.info)
         self.patcher, self.prompt = patcher, prompt
-        self.network, self.dtype = patcher.model.network, patcher.model.dtype
-        self.codec = codec or patcher.model.codec
         cells = math.prod(latent_cells(self, size))
         if self.network.receptive_radius is None:
             cells = min(cells, MOST_AT_ONCE * LARGEST_BLEND**2)
@@ -47,7 +48,7 @@ class ManagedModel:
             [self.patcher], memory_required=self.wanted, minimum_memory_required=self.needed
         )
 
-    def velocity(self, guidance: float) -> Velocity:
+    def velocity(self, guidance: float = 1.0) -> Velocity:
         """As :meth:`FlowMap.velocity`, for the prompt of this model."""
         self.load()
-        return self.patcher.model.velocity(guidance, self.prompt)
+        return self.flow.velocity(guidance, self.prompt)

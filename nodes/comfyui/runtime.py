@@ -37,17 +37,18 @@ ModelType = io.Custom("FLOWMAPSR_MODEL")
 def load_patcher(name: str = BUILT_IN, dtype: str = "auto") -> comfy.model_patcher.ModelPatcher:
     """A model under ComfyUI's memory management: its layers cast, stream and take patches as ComfyUI's own do.
 
-    What stands for its VAE is its attachment "vae".
+    What it patches is the flow map; the whole model is its attachment "model", what stands for its VAE "vae".
     """
     path = model_path(name)
     device = comfy.model_management.get_torch_device()
     codec = None if path == BUILT_IN else comfy_codec(path)
     model = load_model(path, dtype=find_dtype("auto" if dtype == FP8 else dtype, device), vae=codec)
-    use_comfy_layers(model)
+    use_comfy_layers(model.flow)
     if dtype == FP8:
         store_in_fp8(model.network)
-    patcher = comfy.model_patcher.ModelPatcher(model, device, comfy.model_management.unet_offload_device())
+    patcher = comfy.model_patcher.ModelPatcher(model.flow, device, comfy.model_management.unet_offload_device())
     own = PixelVAE(model.codec) if isinstance(model.codec, PixelCodec) else getattr(model.codec, "comfy_vae", None)
+    patcher.set_attachments("model", model)
     patcher.set_attachments("vae", own or NoVAE(name))
     return patcher
 
@@ -82,7 +83,10 @@ def with_lora(patcher: comfy.model_patcher.ModelPatcher, path: Path, scale: floa
     """
     patched = patcher.clone()
     # ComfyUI's own list of layer names is for models that call their network "diffusion_model", as the file does
-    keys = {PREFIX + name.removesuffix(".weight"): f"network.{name}" for name in load_lora(path, patcher.model)}
+    keys = {
+        PREFIX + name.removesuffix(".weight"): f"network.{name}"
+        for name in load_lora(path, patcher.attachments["model"])
+    }
     if scale:
         patched.add_patches(comfy.lora.load_lora(comfy.utils.load_torch_file(str(path), safe_load=True), keys), scale)
     return patched

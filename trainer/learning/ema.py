@@ -13,8 +13,7 @@ class Ema:
     """A copy of a model whose weights follow it with a decay that rises to ``decay`` over the first steps."""
 
     def __init__(self, model: FlowMap, decay: float) -> None:
-        shared = {id(model.codec): model.codec}  # it does not change
-        self.model = copy.deepcopy(model, shared).requires_grad_(False).eval()
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...flowmapsr_core.errors import UserError, check
-from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.device import DTYPES
 from ..data.crops import Data
 from ..data.pairs import Degrade
@@ -148,7 +148,7 @@ class Recipe:
         if self.model:
             try:
                 with torch.device("meta"):
-                    FlowMap.from_config(self.model)
+                    Model.from_config(self.model)
             except (ValueError, TypeError) as error:
                 raise UserError(f"model: {error}") from error
         check(self.precision in ("no", "bf16", "fp16"), 'precision must be "no", "bf16" or "fp16"')

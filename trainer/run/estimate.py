@@ -1,32 +1,33 @@
 """What a recipe will need of memory, from shapes alone: nothing is computed."""
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.model import Model
 from ..recipe.recipe import Recipe
 
 FLOAT = 4
 ADAM = 2 * FLOAT  # two moments a weight
 
 
-def estimate_bytes(model: FlowMap, recipe: Recipe, processes: int) -> tuple[int, int]:
+def estimate_bytes(model: Model, recipe: Recipe, processes: int) -> tuple[int, int]:
     """Bytes that a process needs for (weights, gradients and optimiser; activations of a micro-batch).
 
     Activations are what autograd keeps of one forward pass. Targets keep nothing; the perceptual and adversarial
     terms come on top.
     """
     trained, frozen = (
-        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad == wanted)
+        sum(parameter.numel() for parameter in model.flow.parameters() if parameter.requires_grad == wanted)
         for wanted in (True, False)
     )
     copies = FLOAT + FLOAT + ADAM + (FLOAT if recipe.optimizer.ema else 0)
     dtype = torch.float32 if recipe.precision == "no" else torch.bfloat16
-    shapes = copy.deepcopy(model).to("meta", dtype)
+    shapes = replace(model, flow=copy.deepcopy(model.flow).to("meta", dtype))
     parts = recipe.optimizer.accumulate * processes
     fixed = trained * copies + frozen * FLOAT
     return fixed, max(_kept(shapes, b.side, max(b.batch // parts, 1), dtype) for b in recipe.data.budgets)
@@ -42,9 +43,9 @@ class FusedAttention(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _kept(model: FlowMap, side: int, batch: int, dtype: torch.dtype) -> int:
+def _kept(model: Model, side: int, batch: int, dtype: torch.dtype) -> int:
     """Bytes of the tensors that autograd keeps, weights left out."""
-    own = {id(parameter) for parameter in model.parameters()}
+    own = {id(parameter) for parameter in model.flow.parameters()}
     kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -58,6 +59,6 @@ def _kept(model: FlowMap, side: int, batch: int, dtype: torch.dtype) -> int:
     with torch.device("meta"), FusedAttention(), hooks:
         x, time = torch.empty(batch, model.codec.channels, cells, cells, dtype=dtype), torch.empty(batch)
         # the output holds the graph, and the graph what it keeps
-        u = model(x, time, time, time, torch.empty(batch, dtype=torch.bool))
+        u = model.flow(x, time, time, time, torch.empty(batch, dtype=torch.bool))
     del u
     return sum(tensor.numel() * tensor.element_size() for tensor in kept.values())

@@ -1,13 +1,13 @@
 """The files that people load: checkpoints and LoRAs."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ...flowmapsr_core.files.checkpoint import save_checkpoint
 from ...flowmapsr_core.files.lora import save_lora
 from ...flowmapsr_core.files.origin import ORIGIN
-from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.device import DTYPES
 from ..recipe.recipe import Recipe, Stage
 
@@ -32,7 +32,7 @@ def start_of(recipe: Recipe, index: int) -> str | Path:
     return result_file(recipe, recipe.stages[index - 1]) if adversarial else stage_file(recipe, index - 1)
 
 
-def export(model: FlowMap, recipe: Recipe, index: int, step: int, done: bool) -> None:
+def export(model: Model, recipe: Recipe, index: int, step: int, done: bool) -> None:
     """Write the weights as a checkpoint that upscaling loads, or as a LoRA; the stage's file too if it is done.
 
     Author and licence are those of what the run started from, unless the recipe gives others.
@@ -52,9 +52,9 @@ def export(model: FlowMap, recipe: Recipe, index: int, step: int, done: bool) ->
 
         base = model.info.get("hash_sha256", "")
         for path in (result, stage_file(recipe, index))[: 1 + done]:
-            save_lora(path, lora_layers(model), settings.rank, settings.alpha, base, info)
+            save_lora(path, lora_layers(model.flow), settings.rank, settings.alpha, base, info)
         return
-    model.info = info
-    save_checkpoint(model, result, DTYPES[output.dtype])
+    described = replace(model, info=info)
+    save_checkpoint(described, result, DTYPES[output.dtype])
     if done:
-        save_checkpoint(model, stage_file(recipe, index))
+        save_checkpoint(described, stage_file(recipe, index))

@@ -1,14 +1,14 @@
 """What a stage trains: its modules, their optimisers, and the loss of a micro-batch, term by term."""
 
-import copy
 import math
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...flowmapsr_core.codecs import FrozenVAE
 from ...flowmapsr_core.method.flow import Velocity, per_sample
-from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.model import FlowMap, Model
 from ..learning.ema import Ema
 from ..losses.adversarial import (
     PatchDiscriminator,
@@ -32,30 +32,32 @@ class Learner:
     """Trains the network with one objective, its weights averaged.
 
     Attributes:
-        model: the prepared network; its gradient is taken.
+        model: the prepared flow map; its gradient is taken.
+        codec: of its latents.
         ema: averaged weights, if there are any: they teach, and are validated and exported.
         modules: everything with parameters that are trained, prepared.
         numbers: what a resumed run has to know besides weights and optimisers, by name.
     """
 
-    def __init__(self, recipe: Recipe, stage: Stage, model: FlowMap, accelerator: Accelerator) -> None:
+    def __init__(self, recipe: Recipe, stage: Stage, model: Model, accelerator: Accelerator) -> None:
         self.recipe, self.stage, self.accelerator = recipe, stage, accelerator
         settings = recipe.optimizer
-        groups = [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": settings.weight_decay}]
+        flow, self.codec = model.flow, model.codec
+        if isinstance(self.codec, FrozenVAE):
+            self.codec.to(accelerator.device)
+        groups = [{"params": [p for p in flow.parameters() if p.requires_grad], "weight_decay": settings.weight_decay}]
         weighting = LossWeight() if recipe.loss.learned_weight else None
         if weighting:
             groups.append({"params": list(weighting.parameters()), "weight_decay": 0.0})
         self.lr = settings.lr if stage.kind != "adversarial" else recipe.adversarial.lr
-        self.codec = model.codec
         self.jumps = stage.kind != "flow-matching"
-        self.ema = Ema(model, settings.ema) if settings.ema else None
-        self.shell = None
+        self.ema = Ema(flow, settings.ema) if settings.ema else None
+        self.config = model.config()
         if is_sharded(accelerator):
-            model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]  FSDP takes no other
-            self.shell = copy.deepcopy(model)
+            flow.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]  FSDP takes no other
         if self.ema:
             self.ema.model.to(accelerator.device)
-        self.model, self.optimizer = accelerator.prepare(model, adamw(groups, self.lr))
+        self.model, self.optimizer = accelerator.prepare(flow, adamw(groups, self.lr))
         self.weighting = accelerator.prepare(weighting) if weighting else None
         self.perceptual = make_perceptual(recipe, accelerator)
         self.modules = [self.model] + ([self.weighting] if self.weighting else [])
@@ -67,13 +69,16 @@ class Learner:
         return self.ema.model if self.ema else self.model
 
     def result(self) -> FlowMap:
-        """The model to validate and export. All processes call it; if the weights are sharded, the main one gets it."""
-        if self.shell is None:
+        """The flow map to validate and export; all processes call it. Of sharded weights only the main one gets it."""
+        if not is_sharded(self.accelerator):
             return self.ema.model if self.ema else self.accelerator.unwrap_model(self.model)
         weights = self.accelerator.get_state_dict(self.model)
+        with torch.device("meta"):
+            whole = Model.from_config(self.config).flow.requires_grad_(False).eval()
         if self.accelerator.is_main_process:
-            self.shell.to(self.accelerator.device).load_state_dict(weights)
-        return self.shell
+            whole.load_state_dict(weights, assign=True)
+            whole.to(self.accelerator.device)
+        return whole
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
         """Loss of a micro-batch, and what it is made of: unweighted, so that they compare over a run."""
@@ -130,7 +135,7 @@ class Learner:
 class AdversarialLearner(Learner):
     """Trains a LoRA against a discriminator, by turns; the discriminator alone for the first ``warmup`` steps."""
 
-    def __init__(self, recipe: Recipe, stage: Stage, model: FlowMap, accelerator: Accelerator) -> None:
+    def __init__(self, recipe: Recipe, stage: Stage, model: Model, accelerator: Accelerator) -> None:
         super().__init__(recipe, stage, model, accelerator)
         discriminator = PatchDiscriminator(model.codec.channels)
         critic = adamw([{"params": list(discriminator.parameters())}], self.lr)

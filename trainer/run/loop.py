@@ -1,5 +1,6 @@
 """The training loop: stages one after another, each from the checkpoint of the one before."""
 
+import dataclasses
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ...flowmapsr_core.errors import UserError
-from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.model import Model
 from ..data.crops import PhotoCrops, StepSampler, collate
 from ..learning.schedule import lr_factor
 from ..losses.adversarial import SMALLEST
@@ -61,12 +62,12 @@ class StageRun:
         self.accelerator = start_accelerator(recipe)
         set_seed(recipe.seed + index)
         start = start_of(recipe, index)
-        model, new = build_model(recipe, start)
-        self.codec = model.codec
-        self.crops = PhotoCrops(recipe.data, model.codec.factor * model.network.stride, recipe.seed)
+        self.model, new = build_model(recipe, start)
+        codec, network = self.model.codec, self.model.network
+        self.crops = PhotoCrops(recipe.data, codec.factor * network.stride, recipe.seed)
         validates = bool(recipe.data.validation) and self.accelerator.is_main_process
         self.validation = load_crops(Path(recipe.data.validation)) if validates else None
-        self.learner = self.make_learner(model)
+        self.learner = self.make_learner(self.model)
         self.watch = LossWatch()
         self.numbers = {"watch": self.watch, **self.learner.numbers}
         self.done = load_state(self.accelerator, self.folder, index, self.numbers, self.learner.ema)
@@ -78,7 +79,7 @@ class StageRun:
         """Optimiser steps behind, counted over all stages."""
         return self.first + self.done
 
-    def make_learner(self, model: FlowMap) -> Learner:
+    def make_learner(self, model: Model) -> Learner:
         """What the stage trains; sees at the start that the recipe's last stage will be able to."""
         recipe, least = self.recipe, SMALLEST * model.codec.factor
         adversarial = [stage.kind == "adversarial" for stage in recipe.stages]
@@ -88,7 +89,7 @@ class StageRun:
             return Learner(recipe, self.stage, model, self.accelerator)
         from ..learning.adapter import add_lora  # peft takes seconds to import
 
-        add_lora(model, recipe.adversarial.rank, recipe.adversarial.alpha)
+        add_lora(model.flow, recipe.adversarial.rank, recipe.adversarial.alpha)
         return AdversarialLearner(recipe, self.stage, model, self.accelerator)
 
     def announce(self, start: str | Path, new: list[str]) -> None:
@@ -170,12 +171,12 @@ class StageRun:
         draws = draw(recipe, self.stage, n * parts, generator_of(recipe.seed, self.step))
         own = draws.rows(slice(place * n, (place + 1) * n), accelerator.device)
         generators = [generator_of(recipe.seed, self.step, 1 + place * groups + group) for group in range(groups)]
-        return make_batch(hr.to(accelerator.device, non_blocking=True), own, recipe, self.codec, generators)
+        return make_batch(hr.to(accelerator.device, non_blocking=True), own, recipe, self.model.codec, generators)
 
     def checkpoint(self, progress: tqdm) -> None:
         """Validate, log, export; then the state, so that whatever it says is behind has been written."""
         accelerator, over = self.accelerator, self.done == self.stage.steps
-        model = self.learner.result()
+        model = dataclasses.replace(self.model, flow=self.learner.result())
         damaged = {name for names in gather_object([sorted(self.damaged)]) for name in names}
         if accelerator.is_main_process:
             if over and self.stage.keep:
@@ -191,7 +192,7 @@ class StageRun:
         if not over:  # a stage that is over is known by its file
             save_state(accelerator, self.folder, self.index, self.done, self.numbers, self.learner.ema)
 
-    def validate(self, model: FlowMap) -> dict[str, float]:
+    def validate(self, model: Model) -> dict[str, float]:
         """Figures on the held-out photographs, which go to the trackers too, with a picture."""
         if self.validation is None:
             return {}

@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 
-from ...flowmapsr_core.codecs import CODECS, FrozenVAE
+from ...flowmapsr_core.codecs import FrozenVAE
 from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.files.checkpoint import load_model
 from ...flowmapsr_core.files.origin import ORIGIN, derived
 from ...flowmapsr_core.files.prompts import encode_prompts
-from ...flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT, FlowMap
+from ...flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT, Model
 from ..recipe.recipe import Recipe
 
 
-def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[str]]:
+def build_model(recipe: Recipe, start: str | Path = "") -> tuple[Model, list[str]]:
     """A model in training mode: fresh weights of the recipe's configuration, replaced by a checkpoint's.
 
     Args:
@@ -29,15 +29,14 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[s
         UserError: the checkpoint is of another architecture.
     """
     base = load_model(Path(start).expanduser()) if start else None
-    config = recipe.model or (base.config() if base else {})
-    if base is None and issubclass(CODECS[config["codec"]["type"]], FrozenVAE):
-        raise UserError("the recipe's codec is a VAE, which is not trained; set start_from to a checkpoint that has it")
     info = {key: base.info[key] for key in (*ORIGIN, "hash_sha256") if key in base.info} if base else {}
     if base and start == recipe.start_from:  # a later stage's start is the run's own, and knows it already
         info |= derived(base.info)
-    model = FlowMap.from_config(config, info)
+    model = Model.from_config(recipe.model or (base.config() if base else {}), info)
+    if base is None and isinstance(model.codec, FrozenVAE):
+        raise UserError("the recipe's codec is a VAE, which is not trained; set start_from to a checkpoint that has it")
     with torch.no_grad():
-        for prompt in model.prompts.values():
+        for prompt in model.flow.prompts.values():
             prompt.normal_()
     new = _take(model, base, start) if base else []
     if recipe.prompts.text_encoder:
@@ -45,23 +44,23 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[FlowMap, list[s
     if recipe.optimizer.checkpoint_activations:
         model.network.checkpoint_activations()
     model.network.requires_grad_(True)
-    model.prompts.requires_grad_(not recipe.prompts.text_encoder)
-    model.train()
-    return model.to(memory_format=torch.channels_last), new  # pyright: ignore[reportCallIssue]
+    model.flow.prompts.requires_grad_(not recipe.prompts.text_encoder)
+    model.flow.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model, new
 
 
 @torch.no_grad()
-def keep_start(model: FlowMap, start: str | Path, share: float) -> None:
+def keep_start(model: Model, start: str | Path, share: float) -> None:
     """Move the weights of ``model``, in place, ``share`` of the way back to those of the checkpoint it began with."""
-    before = load_model(Path(start).expanduser()).state_dict()
-    for name, weight in model.state_dict().items():
+    before = load_model(Path(start).expanduser()).flow.state_dict()
+    for name, weight in model.flow.state_dict().items():
         if name in before:
             weight.lerp_(before[name].to(weight.device), share)
 
 
-def _take(model: FlowMap, base: FlowMap, start: str | Path) -> list[str]:
-    """Copy the weights that both have; every weight of ``base`` must have a place."""
-    source, target = base.state_dict(), model.state_dict()
+def _take(model: Model, base: Model, start: str | Path) -> list[str]:
+    """Copy the weights that both have, and take the codec over; every weight of ``base`` must have a place."""
+    source, target = base.flow.state_dict(), model.flow.state_dict()
     if type(base.network) is not type(model.network) or base.codec.config != model.codec.config:
         raise UserError(f"{start} holds a {_kind(base.config())}, the recipe's model is a {_kind(model.config())}")
     for name, weight in source.items():
@@ -71,7 +70,8 @@ def _take(model: FlowMap, base: FlowMap, start: str | Path) -> list[str]:
                 f"{start} does not fit the recipe's model: {name} is {list(weight.shape)}, in the recipe {wanted}; "
                 f"leave out the recipe's [model] section to take the checkpoint's"
             )
-    model.load_state_dict(source, strict=False)
+    model.flow.load_state_dict(source, strict=False)
+    model.codec = base.codec
     return sorted(target.keys() - source.keys())
 
 
@@ -79,7 +79,7 @@ def _kind(config: dict[str, Any]) -> str:
     return f"{config['network']['type']} on {config['codec']}"
 
 
-def _bake_prompts(model: FlowMap, folder: Path) -> None:
+def _bake_prompts(model: Model, folder: Path) -> None:
     embeddings = encode_prompts(folder, [POSITIVE_PROMPT, NEGATIVE_PROMPT])
     if embeddings.shape[1] != model.network.config.prompt_dim:
         raise UserError(
@@ -88,4 +88,4 @@ def _bake_prompts(model: FlowMap, folder: Path) -> None:
         )
     with torch.no_grad():
         for name, embedding in zip(("positive", "negative"), embeddings, strict=True):
-            model.prompts[name].copy_(embedding)
+            model.flow.prompts[name].copy_(embedding)

@@ -11,7 +11,7 @@ from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.images.degradation import PRESETS, degrade
 from ...flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
 from ...flowmapsr_core.images.resize import resize
-from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.pipeline import upscale
 from ..data.photos import UNREADABLE, find_photos, load_rgb, to_tensor
 
@@ -22,7 +22,7 @@ UNGUIDED: Settings = {"mean": {"look": "faithful"}, **{str(n): {"steps": n, "gui
 GUIDED: Settings = {"balanced": {"look": "balanced"}}  # what people get unless they ask for more or less
 
 
-def validate(model: FlowMap, hr: Tensor, guided: bool = False) -> tuple[dict[str, float], Tensor]:
+def validate(model: Model, hr: Tensor, guided: bool = False) -> tuple[dict[str, float], Tensor]:
     """PSNR gain over bicubic in dB and high-frequency ratio to the HR image at x4, by preset and number of steps.
 
     Args:
@@ -34,7 +34,7 @@ def validate(model: FlowMap, hr: Tensor, guided: bool = False) -> tuple[dict[str
         The figures, and a grid (3, H, W) in [0, 1]: a row per photograph with LR, bicubic, posterior mean, 1, 2 and
         4 steps at w = 1, ``balanced`` if it is measured, and HR.
     """
-    hr = hr.to(next(model.parameters()).device)
+    hr = hr.to(model.device)
     report, grid = {}, hr
     for name in ("bicubic", "flowmapsr"):
         lr = degrade(hr, FACTOR, PRESETS[name], torch.Generator().manual_seed(0))

@@ -18,7 +18,7 @@ from ...flowmapsr_core import UserError, load_model, merge_lora, upscale
 from ...flowmapsr_core.images.degradation import degrade, preset
 from ...flowmapsr_core.images.picture_files import read_picture
 from ...flowmapsr_core.images.resize import resize
-from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.model import Model
 from ..recipe.read import read_recipe
 from ..run.loop import train
 from ..run.validation import CROP, load_crops, make_grid, save_png, score
@@ -95,7 +95,7 @@ class Bench:
         self.row(*cells)
         self.row(*["---"] * len(cells))
 
-    def measure(self, model: FlowMap, **settings) -> str:
+    def measure(self, model: Model, **settings) -> str:
         """A table cell."""
         psnr, ratio = score(upscale(model, self.lr, FACTOR, color="none", tile=0, **settings), self.hr)
         return f"{psnr - self.bicubic:+.2f} ({ratio:.3f})"

@@ -17,7 +17,7 @@ from ...flowmapsr_core.files.checkpoint import BUILT_IN
 from ...flowmapsr_core.images.degradation import degrade, preset
 from ...flowmapsr_core.images.resize import resize
 from ...flowmapsr_core.method.looks import LOOKS
-from ...flowmapsr_core.model import FlowMap
+from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.device import DTYPES, find_device, find_dtype
 from ..data.photos import find_photos, load_rgb, to_tensor
 from ..run.validation import score
@@ -28,7 +28,7 @@ COLUMNS = {
 }
 
 
-def evaluate(model: FlowMap, images: list[Tensor], name: str, factor: float) -> dict[str, tuple[float, float]]:
+def evaluate(model: Model, images: list[Tensor], name: str, factor: float) -> dict[str, tuple[float, float]]:
     """(PSNR, high-frequency ratio) of bicubic and every column, averaged over HR images (1, 3, H, W)."""
     figures: dict[str, list[tuple[float, float]]] = {}
     for seed, hr in enumerate(images):

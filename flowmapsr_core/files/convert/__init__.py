@@ -12,7 +12,7 @@ import torch
 
 from ...codecs import VAECodec
 from ...errors import UserError
-from ...model import NEGATIVE_PROMPT, POSITIVE_PROMPT, FlowMap
+from ...model import NEGATIVE_PROMPT, POSITIVE_PROMPT, FlowMap, Model
 from ...networks import UNet
 from ...networks.localnet import zero
 from ..diffusers_folder import shapes_of
@@ -29,7 +29,7 @@ __all__ = ["convert", "read_source", "summary"]
 
 def convert(
     source: Source, vae: Path | None = None, text_encoder: Path | None = None, dtype: torch.dtype = torch.bfloat16
-) -> FlowMap:
+) -> Model:
     """Make a FlowMapSR model of a source's weights.
 
     What is new is the embedding of s, guidance and prompt, and its last layer is zero: the model's ``u(x, t, s)`` is
@@ -56,7 +56,7 @@ def convert(
     if wrong := misfit(expected, shapes_of(source.tensors)):
         raise UserError(f"{source.path} holds a UNet of another shape than SDXL's: {wrong}")
     try:
-        model = FlowMap(network, codec, source.info)
+        model = Model(FlowMap(network), codec, source.info)
     except ValueError as error:
         raise UserError(f"{vae or source.path} cannot be used: {error}") from error
     unet.load_state_dict({name: tensor.to(dtype) for name, tensor in source.tensors.items()}, strict=False, assign=True)
@@ -65,19 +65,21 @@ def convert(
         embedding = cast(Any, unet.class_embedding)
         embedding.to_empty(device="cpu").linear_1.reset_parameters()
         zero(embedding.linear_2)
-        for prompt, embedded in zip(model.prompts.values(), [None, None] if prompts is None else prompts, strict=True):
+        for prompt, embedded in zip(
+            model.flow.prompts.values(), [None, None] if prompts is None else prompts, strict=True
+        ):
             prompt.copy_(torch.randn_like(prompt) if embedded is None else embedded)
     model.set_precision(dtype)
     return model
 
 
-def summary(source: Source, model: FlowMap) -> str:
+def summary(source: Source, model: Model) -> str:
     """What became of the weights, a line each: how many tensors, and the names of some."""
     new = [name for name in model.network.state_dict() if name.startswith(f"unet.{NEW}")]
     kinds = {
         "taken": [name for name in source.tensors if name not in source.changed + source.new],
         "changed": source.changed,
-        "new": [*source.new, *new, *(f"prompts.{name}" for name in model.prompts)],
+        "new": [*source.new, *new, *(f"prompts.{name}" for name in model.flow.prompts)],
         "dropped": source.dropped,
     }
     lines = [f"{kind:8}{len(names):5}  {shortened(sorted(names))}".rstrip() for kind, names in kinds.items()]
