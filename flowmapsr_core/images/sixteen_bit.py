@@ -86,7 +86,7 @@ def write_png(samples: np.ndarray, file: IO[bytes], metadata: dict[str, Any]) ->
         chunk(b"eXIf", metadata["exif"].removeprefix(b"Exif\0\0"))
     if "xmp" in metadata:
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata["xmp"])
-    data = zlib.compress(filtered, 4)
+    data = zlib.compress(filtered.data, 4)
     for start in range(0, len(data), IDAT_BYTES):
         chunk(b"IDAT", data[start : start + IDAT_BYTES])
     chunk(b"IEND", b"")
