@@ -7,7 +7,7 @@ import torch
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import describe
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 
@@ -88,6 +88,17 @@ def test_nothing_is_left_behind_when_writing_fails(small_model, saved, monkeypat
         save_checkpoint(small_model, saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_full_disk_is_an_os_error(small_model, saved, monkeypatch):
+    """safetensors has an error of its own for that."""
+
+    def fail(tensors, path, metadata):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.files.checkpoint.save_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(small_model, saved)
 
 
 def test_files_that_are_no_checkpoint(saved, tmp_path):

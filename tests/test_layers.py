@@ -16,7 +16,8 @@ LONGEST_FILE = 320
 # Each line may import the lines above it; names on one line do not see each other.
 FLOORS = {
     "flowmapsr_core": [
-        ["errors", "atomic"],
+        ["errors", "names"],
+        ["atomic"],
         ["images", "method"],
         ["codecs"],
         ["networks"],

@@ -83,11 +83,17 @@ def test_what_is_done_is_not_done_again(pictures, tmp_path, small_model, capsys)
     command = ["upscale", str(pictures), "--output", str(out), "--scale", "2", "--model", str(model)]
     assert cli.main(command) == 0
     (out / "3.png").unlink()
+    killed, busy = out / ".3.png.1.partial", out / ".2.png.2.partial"
+    killed.touch()
+    busy.touch()
+    os.utime(killed, (0, 0))
     kept = (out / "1.png").stat().st_mtime_ns
     assert cli.main(command) == 0
     assert "1 of 5 images upscaled, 4 were there already" in capsys.readouterr().err
     assert (out / "3.png").exists()
     assert (out / "1.png").stat().st_mtime_ns == kept
+    assert not killed.exists()
+    assert busy.exists()
     assert cli.main([*command, "--overwrite"]) == 0
     assert (out / "1.png").stat().st_mtime_ns > kept
 

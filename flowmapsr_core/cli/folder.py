@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..atomic import remove_partials
 from ..errors import UserError
 from ..files.checkpoint import load_model
 from ..files.lora import merge_loras, pair_scales
@@ -25,6 +26,8 @@ from ..upscaling.pipeline import check_scale, output_size, override, upscale
 from .share import Share
 
 log = logging.getLogger("flowmapsr")
+
+ABANDONED = 3600.0  # seconds after which a half-written file is no process's any more
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def run_jobs(jobs: list[Job], options: Namespace, share: Share) -> tuple[list[st
     if options.long_edge is None and options.size is None:
         check_scale(options.scale)
     mine = share.of(jobs)  # first, as all must see the same list
+    for folder in {job.target.parent for job in mine}:
+        remove_partials(folder, ABANDONED)
     todo = mine if len(jobs) == 1 or options.overwrite else [job for job in mine if not job.target.exists()]
     failures = _run(todo, options, loras, share) if todo else []
     return share.gather(failures), sum(share.gather([len(mine) - len(todo)]))

@@ -7,15 +7,15 @@ version, the configuration as JSON, and ModelSpec keys (title, author, license, 
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..atomic import replacing
 from ..codecs import Codec, FrozenVAE, VAECodec
 from ..codecs.probe import differ
 from ..errors import UserError
@@ -55,14 +55,12 @@ def save_checkpoint(model: Model, path: Path, dtype: torch.dtype = torch.float32
 
 
 def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a file under a temporary name and rename it, so that ``path`` is never half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(tensors, partial, metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a file under a temporary name first; raises ``OSError`` if it cannot be written."""
+    with replacing(path) as partial:
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:  # its own for a full disk
+            raise OSError(str(error)) from error
 
 
 def _packed(tensor: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Image files in and out, with everything about them that upscaling should keep.
 
-Pillow does the work, but for 16 bits and TIFF: see :mod:`.png_tiff`.
+Pillow does the work, but for 16 bits and TIFF: see :mod:`.sixteen_bit`.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ..atomic import replacing
 from ..errors import UserError
 from .sixteen_bit import EXIF_IFD, ICC_TAG, XMP_TAG, read_sixteen_bit, write_png, write_tiff
 
@@ -167,8 +168,11 @@ def write_picture(picture: Picture, path: Path) -> None:
     bits = picture.bits if file_format in SIXTEEN_BIT else 8
     samples = _quantise(color if alpha is None else torch.cat([color, alpha], dim=1), bits)
     metadata = _holdable(picture.metadata, samples[:1, :1], path, file_format)
-    with replacing(path) as partial, partial.open("wb") as file:
-        _encode(samples, file, file_format, metadata)
+    try:
+        with replacing(path) as partial, partial.open("wb") as file:
+            _encode(samples, file, file_format, metadata)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another output") from error
 
 
 def check_writable(path: Path) -> str:
@@ -196,21 +200,6 @@ def check_fits(picture: Picture, size: tuple[int, int], path: Path) -> None:
     channels = (1 if picture.gray else 3) if picture.alpha is None else 4
     if file_format == "TIFF" and size[0] * size[1] * channels * picture.bits // 8 > TIFF_BYTES:
         raise UserError(f"{path}: TIFF holds at most 4 GiB; write PNG")
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when the block ends well, and is removed when not."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another output") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:

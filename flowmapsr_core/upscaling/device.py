@@ -2,10 +2,10 @@
 
 import torch
 
-from .. import names
 from ..errors import UserError
+from ..names import DTYPES as NAMES
 
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in names.DTYPES}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
 
 
 def find_device(name: str = "auto") -> torch.device:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from ...flowmapsr_core.atomic import remove_partials, write_text
 from ...flowmapsr_core.errors import UserError
 from ..learning.ema import Ema
 from ..recipe.read import build_recipe
@@ -45,8 +46,9 @@ def claim_folder(recipe: Recipe) -> None:
     path, values = folder / RECIPE, _flat(recipe)
     with written(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(folder)
         if not path.exists():
-            _replace_text(path, json.dumps(values, indent=1))
+            write_text(path, json.dumps(values, indent=1))
     try:
         kept = _flat(build_recipe(_nested(json.loads(path.read_text(encoding="utf-8")))))
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -177,13 +179,4 @@ def trim_log(folder: Path, step: int) -> None:
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
     if kept != lines:
         with written(folder):
-            _replace_text(path, "".join(f"{line}\n" for line in kept))
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # a power cut may otherwise leave the name without the text
-    os.replace(partial, path)
+            write_text(path, "".join(f"{line}\n" for line in kept))

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...flowmapsr_core.atomic import replacing
 from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.images.degradation import PRESETS, degrade
 from ...flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
@@ -72,7 +73,8 @@ def make_grid(columns: list[Tensor]) -> Tensor:
 
 def save_png(image: Tensor, path: Path) -> None:
     """Write an image (3, H, W) in [0, 1]."""
-    Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()).save(path)
+    with replacing(path) as partial:
+        Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()).save(partial, "PNG")
 
 
 def _centre(image: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...flowmapsr_core import UserError, load_model, merge_lora, upscale
+from ...flowmapsr_core.atomic import write_text
 from ...flowmapsr_core.images.degradation import degrade, preset
 from ...flowmapsr_core.images.picture_files import read_picture
 from ...flowmapsr_core.images.resize import resize
@@ -168,7 +169,7 @@ def main() -> int:
         by_guidance(bench)
         by_lora_scale(bench)
         picture(bench, options.image, options.output / "ablations.png")
-        (options.output / "ablations.md").write_text("\n".join(bench.lines) + "\n", encoding="utf-8")
+        write_text(options.output / "ablations.md", "\n".join(bench.lines) + "\n")
         print("\n".join(bench.lines))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
