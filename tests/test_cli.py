@@ -13,7 +13,7 @@ import torch
 from flowmapsr import flowmapsr_core
 from flowmapsr.flowmapsr_core import UserError, load_model, names, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.cli import command as cli
-from flowmapsr.flowmapsr_core.cli import folder as folder_module
+from flowmapsr.flowmapsr_core.cli import upscale as upscale_module
 from flowmapsr.flowmapsr_core.files.lora import save_lora
 from flowmapsr.flowmapsr_core.files.safetensors_file import read_metadata
 from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE
@@ -141,7 +141,7 @@ def test_an_error_that_nobody_foresaw_ends_one_image_only(tmp_path, image, capsy
             raise struct.error("unpack requires a buffer\nof 4 bytes")
         return read_picture(path)
 
-    monkeypatch.setattr(folder_module, "read_picture", read)
+    monkeypatch.setattr(upscale_module, "read_picture", read)
     assert run("upscale", folder, "--output", tmp_path / "out", "--scale", "2", "--quiet") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "odd.png" in line
@@ -154,7 +154,7 @@ def test_an_error_that_nobody_foresaw_ends_one_image_only(tmp_path, image, capsy
 
 SHORT_OF_MEMORY = """
 import resource, sys
-from flowmapsr.flowmapsr_core.cli import command, folder
+from flowmapsr.flowmapsr_core.cli import command, upscale
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, resource.RLIM_INFINITY))
 sys.exit(command.main(sys.argv[1:]))
@@ -181,9 +181,7 @@ def test_a_picture_too_large_for_the_memory_leaves_the_others_alone(tmp_path, sm
 
 
 def test_what_a_format_cannot_hold_is_said_before_the_work(tmp_path, capsys, monkeypatch):
-    from flowmapsr.flowmapsr_core.cli import folder
-
-    monkeypatch.delattr(folder, "upscale")
+    monkeypatch.delattr(upscale_module, "upscale")
     Image.new("RGB", (4100, 4)).save(tmp_path / "wide.png")
     assert run("upscale", tmp_path / "wide.png", "--output", tmp_path / "out.webp", "--scale", "4") == 2
     assert "WEBP holds at most 16383 pixels a side; write PNG or TIFF" in capsys.readouterr().err

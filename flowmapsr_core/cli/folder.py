@@ -1,28 +1,19 @@
-"""Upscaling of files and folders: what goes where, shared out over processes, with a progress bar."""
+"""Files and folders of images: what goes where, shared out over processes, with a progress bar."""
 
 import logging
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from ..atomic import remove_partials
 from ..errors import UserError
-from ..files.checkpoint import load_model
-from ..files.lora import merge_loras, pair_scales
-from ..files.prompts import set_prompt
-from ..images.alpha import fill_transparent
-from ..images.color import check_color
-from ..images.picture_files import READABLE, WRITABLE, check_fits, check_writable, read_picture, write_picture
-from ..images.resize import resize_alpha
-from ..method.looks import find_look
-from ..model import Model
-from ..upscaling.device import find_dtype
+from ..images.picture_files import READABLE, WRITABLE, check_writable
 from ..upscaling.memory import is_out_of_memory
-from ..upscaling.pipeline import check_scale, output_size, override, upscale
 from .share import Share
 
 log = logging.getLogger("flowmapsr")
@@ -32,7 +23,7 @@ ABANDONED = 3600.0  # seconds after which a half-written file is no process's an
 
 @dataclass(frozen=True)
 class Job:
-    """One image to upscale."""
+    """One image: the file that is read, and the one that is made."""
 
     source: Path
     target: Path
@@ -78,40 +69,59 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def run_jobs(jobs: list[Job], options: Namespace, share: Share) -> tuple[list[str], int]:
-    """Upscale this process's share of the jobs with the command's options.
+Make = Callable[[Job, Callable[[int, int], None]], None]  # makes an image, and calls progress(done, total)
+
+
+def run_jobs(jobs: list[Job], options: Namespace, share: Share, prepare: Callable[[], Make]) -> int:
+    """Do this process's share of the jobs; what goes wrong with single images is a line each, and the others are made.
 
     Of several, those whose output is there are skipped: outputs are renamed into place, so one that is there is whole.
 
-    Returns what went wrong with single images, a line each, and how many were skipped, in all processes. Raises
-    :class:`UserError` for anything wrong with the options or the model.
+    Args:
+        jobs: from :func:`plan_jobs`, the same in all processes.
+        options: ``overwrite`` what is there; ``quiet``.
+        share: this process's part in the work.
+        prepare: called once if there is anything to do; gives what makes an image.
+
+    Returns:
+        The command's exit status: 2 if images failed, in the process that speaks to the user.
+
+    Raises:
+        UserError: from ``prepare``.
     """
-    settings = override(find_look(options.look), options.steps, options.guidance)
-    loras = pair_scales(options.lora, options.lora_scale, settings.lora_scale)
-    check_color(options.color, options.color_strength)
-    if options.long_edge is None and options.size is None:
-        check_scale(options.scale)
     mine = share.of(jobs)  # first, as all must see the same list
     for folder in {job.target.parent for job in mine}:
         remove_partials(folder, ABANDONED)
     todo = mine if len(jobs) == 1 or options.overwrite else [job for job in mine if not job.target.exists()]
-    failures = _run(todo, options, loras, share) if todo else []
-    return share.gather(failures), sum(share.gather([len(mine) - len(todo)]))
+    failures = share.gather(_run(todo, options, share, prepare()) if todo else [])
+    skipped = sum(share.gather([len(mine) - len(todo)]))
+    if not share.is_main:
+        return 0  # a process that fails takes the others with it, unheard
+    for failure in failures:
+        print(f"flowmapsr: error: {failure}", file=sys.stderr)
+    if len(jobs) > 1 and not options.quiet:
+        there = f", {skipped} were there already" if skipped else ""
+        print(f"{len(jobs) - len(failures) - skipped} of {len(jobs)} images upscaled{there}", file=sys.stderr)
+    return 2 if failures else 0
 
 
-def _run(jobs: list[Job], options: Namespace, loras: Sequence[tuple[Path, float]], share: Share) -> list[str]:
-    model = _load(options, loras, share.device(options.device))
+def _run(jobs: list[Job], options: Namespace, share: Share, make: Make) -> list[str]:
     failures = []
     for number, job in enumerate(jobs, 1):
         title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
         with tqdm(desc=title, unit="tile", disable=options.quiet or not share.is_main, leave=len(jobs) == 1) as bar:
             try:
-                _upscale_file(model, job, options, bar)
+                make(job, partial(_advance, bar))
             except Exception as error:  # whatever is odd about one image, the others are made
                 if not isinstance(error, UserError):
                     log.info("%s", job.source, exc_info=True)
                 failures.append(_in_one_line(error, job.source))
     return failures
+
+
+def _advance(bar: tqdm, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
 
 
 def _in_one_line(error: Exception, source: Path) -> str:
@@ -126,40 +136,6 @@ def _in_one_line(error: Exception, source: Path) -> str:
         return f"{source}: --compile does not work here ({str(error).splitlines()[0]}); leave it out"
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{source} is too odd ({what}); --verbose says where. Save it anew with another program"
-
-
-def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
-    model = load_model(options.model, device, find_dtype(options.dtype, device), vae=options.vae)
-    merge_loras(model, loras)
-    if options.prompt is not None:
-        set_prompt(model, options.prompt, options.text_encoder)
-    if options.compile:
-        # every tile has the same shape: on a GPU its kernels are recorded once and replayed as a CUDA graph
-        mode = "reduce-overhead" if device.type == "cuda" else "default"
-        model.network.evaluate = torch.compile(model.network.evaluate, mode=mode)
-    return model
-
-
-def _upscale_file(model: Model, job: Job, options: Namespace, bar: tqdm) -> None:
-    def progress(done: int, total: int, preview: object) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    picture = read_picture(job.source)
-    size = options.size
-    if options.long_edge is not None:
-        height, width = picture.color.shape[-2:]
-        size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
-    check_fits(picture, output_size(picture.color, options.scale, size), job.target)
-    color = upscale(
-        model, fill_transparent(picture.color, picture.alpha), options.scale, options.steps, options.guidance,
-        look=options.look, size=size, color=options.color, color_strength=options.color_strength, tile=options.tile,
-        progress=progress,
-    )  # fmt: skip
-    if picture.gray:
-        color = color.mean(dim=1, keepdim=True).expand_as(color)
-    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color)
-    write_picture(replace(picture, color=color, alpha=alpha), job.target)
 
 
 def _named(path: Path) -> Path:

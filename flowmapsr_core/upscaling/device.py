@@ -3,9 +3,9 @@
 import torch
 
 from ..errors import UserError
-from ..names import DTYPES as NAMES
+from ..names import DTYPES as DTYPE_NAMES
 
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 def find_device(name: str = "auto") -> torch.device:

@@ -1,0 +1,110 @@
+"""What the ``flowmapsr`` command can be told.
+
+Nothing here takes a while to import, least of all torch: help and usage errors come at once.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from ..files.sources import BUILT_IN
+from ..method.looks import LOOKS
+from ..names import COLORS, DEGRADATIONS, DTYPES
+
+
+class Parser(argparse.ArgumentParser):
+    """Usage errors in one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"flowmapsr: error: {message}; see '{self.prog} --help'\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser; what it has parsed has the name of a command, and of its module, as ``command``."""
+    parser = Parser(prog="flowmapsr", description="Upscale photographs 2x to 8x with flow maps.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, add_arguments, summary, description in (
+        ("upscale", _add_upscale, "upscale images", "Upscale images."),
+        ("degrade", _add_degrade, "make a low-resolution image", "Shrink an image and spoil it as photographs are."),
+        ("merge", _add_merge, "make a checkpoint of a model and LoRAs", "Add LoRAs to a model's weights for good."),
+        ("convert", _add_convert, "make a checkpoint of an LBM or SDXL model", "Make a checkpoint to train from."),
+        ("inspect", _add_inspect, "say what a checkpoint or LoRA is", "Say what a checkpoint or LoRA is."),
+    ):
+        add_arguments(commands.add_parser(name, help=summary, description=description))
+    return parser
+
+
+def _add_upscale(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("input", type=Path, nargs="+", metavar="INPUT", help="image files, or folders of them")
+    add("--output", type=Path, required=True, metavar="PATH",
+        help="image file (.png, .jpg, .webp, .tif), or a folder for several")  # fmt: skip
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--scale", type=float, default=4.0, metavar="F", help="factor, 1 to 8 (%(default)g)")
+    size.add_argument("--long-edge", type=int, metavar="N", help="length of the longer side, in pixels")
+    size.add_argument("--size", type=_size, metavar="WxH", help="exact size, e.g. 1920x1280")
+    add("--look", choices=LOOKS, default="balanced",
+        help="faithful: closest to the source; vivid: most detail (%(default)s)")  # fmt: skip
+    add("--steps", type=int, metavar="N", help="network evaluations, 1, 2 or 4 (from the look)")
+    add("--guidance", type=float, metavar="F", help="guidance scale, 1 (none) to 8 (from the look)")
+    _add_model(parser, scale_default="from the look")
+    add("--prompt", metavar="TEXT", help="what to go for, in place of the model's own; needs --text-encoder")
+    add("--text-encoder", type=Path, metavar="FOLDER", help="CLIP text encoder, or an SDXL folder that has it")
+    add("--color", choices=COLORS, default="lr-residual", metavar="METHOD",
+        help=f"colour correction: {', '.join(COLORS)} (%(default)s)")  # fmt: skip
+    add("--color-strength", type=float, default=1.0, metavar="F", help="0 (off) to 1 (%(default)g)")
+    add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
+    add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
+    add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")
+    add("--compile", action="store_true", help="compile the network: minutes at first, then faster; for many images")
+    add("--overwrite", action="store_true", help="of several images, also those whose output is there already")
+    add("--quiet", action="store_true", help="no progress bar")
+    add("--verbose", action="store_true", help="say how images are cut into tiles, and what memory it takes")
+
+
+def _add_degrade(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("input", type=Path, metavar="INPUT", help="image file")
+    add("--output", type=Path, required=True, metavar="PATH", help="image file to write")
+    add("--scale", type=float, required=True, metavar="F", help="shrink by this factor, 1 to 64")
+    add("--preset", choices=DEGRADATIONS, default="flowmapsr", help="what happens to the image (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="same seed, same result (%(default)s)")
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, scale_default="1")
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
+    add("--dtype", choices=DTYPES, default="float32", help="precision of the weights (%(default)s)")
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="LBM folder; SDXL in diffusers' layout or as one .safetensors file")
+    add("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
+    add("--vae", type=Path, metavar="PATH", help="VAE to put in (a .safetensors file, or a folder)")
+    add("--bake-prompts", type=Path, metavar="FOLDER",
+        help="CLIP text encoder for the prompts, or an SDXL folder that has it")  # fmt: skip
+    add("--dtype", choices=DTYPES, default="bfloat16", help="precision of the weights (%(default)s)")
+    add("--license", metavar="TEXT", help="licence of the source, to be kept in the file")
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help=".safetensors file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_model(parser: argparse.ArgumentParser, scale_default: str) -> None:
+    add = parser.add_argument
+    add("--model", default=BUILT_IN, metavar="MODEL", help="'built-in', a file, a folder, hub:OWNER/NAME (%(default)s)")
+    add("--vae", type=Path, metavar="PATH", help="VAE of a latent model that has none: a .safetensors file or folder")
+    add("--lora", type=Path, action="append", default=[], metavar="FILE", help="LoRA to apply; may be repeated")
+    add("--lora-scale", type=float, action="append", default=[], metavar="F",
+        help=f"its strength, -8 to 8; the first goes with the first LoRA ({scale_default})")  # fmt: skip
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write WIDTHxHEIGHT, e.g. 1920x1280")
+    return int(height), int(width)

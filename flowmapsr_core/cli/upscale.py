@@ -1,0 +1,74 @@
+"""``flowmapsr upscale``: photographs enlarged, one or many."""
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..files.checkpoint import load_model
+from ..files.lora import merge_loras, pair_scales
+from ..files.prompts import set_prompt
+from ..images.alpha import fill_transparent
+from ..images.color import check_color
+from ..images.picture_files import check_fits, read_picture, write_picture
+from ..images.resize import resize_alpha
+from ..method.looks import find_look
+from ..model import Model
+from ..upscaling.device import find_dtype
+from ..upscaling.pipeline import check_scale, output_size, override, upscale
+from .folder import Job, Make, plan_jobs, run_jobs
+from .share import Share
+
+log = logging.getLogger("flowmapsr")
+
+
+def run(options: Namespace) -> int:
+    """Upscale files and folders; whatever is wrong with the options is said before the first image."""
+    logging.basicConfig(format="flowmapsr: %(message)s")
+    log.setLevel(logging.INFO if options.verbose else logging.WARNING)
+    share = Share()
+    jobs = plan_jobs(options.input, options.output)
+    settings = override(find_look(options.look), options.steps, options.guidance)
+    loras = pair_scales(options.lora, options.lora_scale, settings.lora_scale)
+    check_color(options.color, options.color_strength)
+    if options.long_edge is None and options.size is None:
+        check_scale(options.scale)
+
+    def prepare() -> Make:
+        return partial(_upscale, _load(options, loras, share.device(options.device)), options)
+
+    return run_jobs(jobs, options, share, prepare)
+
+
+def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
+    model = load_model(options.model, device, find_dtype(options.dtype, device), vae=options.vae)
+    merge_loras(model, loras)
+    if options.prompt is not None:
+        set_prompt(model, options.prompt, options.text_encoder)
+    if options.compile:
+        # every tile has the same shape: on a GPU its kernels are recorded once and replayed as a CUDA graph
+        mode = "reduce-overhead" if device.type == "cuda" else "default"
+        model.network.evaluate = torch.compile(model.network.evaluate, mode=mode)
+    return model
+
+
+def _upscale(model: Model, options: Namespace, job: Job, progress: Callable[[int, int], None]) -> None:
+    picture = read_picture(job.source)
+    size = options.size
+    if options.long_edge is not None:
+        height, width = picture.color.shape[-2:]
+        size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
+    check_fits(picture, output_size(picture.color, options.scale, size), job.target)
+    color = upscale(
+        model, fill_transparent(picture.color, picture.alpha), options.scale, options.steps, options.guidance,
+        look=options.look, size=size, color=options.color, color_strength=options.color_strength, tile=options.tile,
+        progress=lambda done, total, preview: progress(done, total),
+    )  # fmt: skip
+    if picture.gray:
+        color = color.mean(dim=1, keepdim=True).expand_as(color)
+    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color)
+    write_picture(replace(picture, color=color, alpha=alpha), job.target)
