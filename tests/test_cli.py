@@ -264,6 +264,52 @@ def test_degrade(image, tmp_path, capsys):
     assert run("degrade", image, "--output", tmp_path / "out.png", "--scale", "4", "--seed", 2**64 - 1) == 0
 
 
+def test_degrade_takes_folders(tmp_path, image, capsys):
+    """Every picture of a folder as if it were alone; what cannot be read is a line."""
+    folder, out = tmp_path / "photos", tmp_path / "small"
+    (folder / "more").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "more/b.bmp", "more/c.png")):
+        Image.open(image).crop((number, 0, number + 80, 60)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    (folder / "notes.txt").write_text("not an image, not touched")
+    command = ("degrade", folder, "--output", out, "--scale", "2.5", "--preset", "real-esrgan", "--seed", "5")
+    assert run(*command) == 2
+    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert written == {"a.png", "more/b.bmp.png", "more/c.png"}
+    said = capsys.readouterr().err
+    assert "4/4 c.png" in said  # the progress bar
+    lines = said.strip().splitlines()
+    assert "broken.jpg" in lines[-2]
+    assert lines[-1] == "3 of 4 images degraded"
+    for source, target in (("a.png", "a.png"), ("more/b.bmp", "more/b.bmp.png"), ("more/c.png", "more/c.png")):
+        assert run("degrade", folder / source, "--output", tmp_path / "alone.png", *command[4:]) == 0
+        assert (tmp_path / "alone.png").read_bytes() == (out / target).read_bytes()
+        stages, generator = degradation.preset("real-esrgan"), torch.Generator().manual_seed(5)
+        expected = degradation.degrade(read_picture(folder / source).color, 2.5, stages, generator)
+        assert (read_picture(out / target).color - expected).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_degrade_goes_on_where_it_stopped(tmp_path, image, capsys):
+    folder, out = tmp_path / "photos", tmp_path / "small"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.open(image).save(folder / name)
+    command = ("degrade", folder / "a.png", folder / "b.png", "--output", out, "--scale", "4")
+    assert run(*command, "--quiet") == 0
+    assert not capsys.readouterr().err
+    (out / "a.png").unlink()
+    (out / "b.png").write_bytes(b"is there")
+    assert run(*command) == 0
+    assert "1 of 2 images degraded, 1 were there already" in capsys.readouterr().err
+    assert (out / "b.png").read_bytes() == b"is there"
+    assert run(*command, "--overwrite", "--quiet") == 0
+    assert (out / "b.png").read_bytes() == (out / "a.png").read_bytes()
+    assert run("degrade", folder, "--output", tmp_path / "out.png", "--scale", "4") == 2
+    assert "one file for several images; give a folder" in capsys.readouterr().err
+    assert run("degrade", image, "--output", image, "--scale", "4") == 2
+    assert "is an input itself" in capsys.readouterr().err
+
+
 def test_merge(image, tmp_path, small_model, capsys):
     base, merged = tmp_path / "base.safetensors", tmp_path / "more" / "merged.safetensors"
     small_model.info = {"title": "Base", "license": "cc-by-nc-4.0"}

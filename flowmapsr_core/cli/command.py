@@ -1,11 +1,14 @@
 """The ``flowmapsr`` command: upscale, degrade, merge, convert, inspect, a module each."""
 
 import io
+import logging
 import sys
 from importlib import import_module
 
 from ..errors import UserError
 from .parser import make_parser
+
+log = logging.getLogger("flowmapsr")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,6 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # on Windows, in a pipe, it may know no Greek
         sys.stdout.reconfigure(errors="backslashreplace")
+    logging.basicConfig(format="flowmapsr: %(message)s")
+    log.setLevel(logging.INFO if getattr(options, "verbose", False) else logging.WARNING)
     try:
         # only now, as most of them import torch, which takes a while
         return import_module(f".{options.command}", __package__).run(options)

@@ -1,29 +1,41 @@
-"""``flowmapsr degrade``: low-resolution pictures whose originals are known."""
+"""``flowmapsr degrade``: low-resolution pictures whose originals are known, one or many."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from ..errors import UserError
 from ..images import degradation
 from ..images.alpha import fill_transparent
-from ..images.picture_files import check_writable, read_picture, write_picture
+from ..images.picture_files import read_picture, write_picture
 from ..images.resize import resize_alpha
+from .folder import Job, Task, plan_jobs, run_jobs
+from .share import Share
 
 
 def run(options: Namespace) -> int:
-    """Shrink and spoil an image."""
+    """Shrink and spoil files and folders; whatever is wrong with the options is said before the first image."""
+    share = Share()
+    jobs = plan_jobs(options.input, options.output)
     if not 1 <= options.scale <= 64:
         raise UserError(f"the scale is {options.scale:g}; use a factor from 1 to 64")
-    check_writable(options.output)
     if not 0 <= options.seed < 2**64:
         raise UserError(f"the seed is {options.seed}; use a number from 0 to {2**64 - 1}")
-    picture = read_picture(options.input)
+    return run_jobs(
+        jobs, options, share, Task(lambda: partial(_degrade, options), "degraded", "image", "a smaller image")
+    )
+
+
+def _degrade(options: Namespace, job: Job, progress: Callable[[int, int], None]) -> None:
+    """One image; each begins with the seed, so that it does not matter which others there are."""
+    picture = read_picture(job.source)
     stages = degradation.preset(options.preset)
     generator = torch.Generator().manual_seed(options.seed)
     visible = fill_transparent(picture.color, picture.alpha)
     lr = degradation.degrade(visible, options.scale, stages, generator)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, lr)
-    write_picture(replace(picture, color=lr, alpha=alpha), options.output)
-    return 0
+    write_picture(replace(picture, color=lr, alpha=alpha), job.target)
+    progress(1, 1)

@@ -63,7 +63,7 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
     for job in jobs:
         other = targets.setdefault(job.target, job.source)
         if other != job.source:
-            raise UserError(f"{other} and {job.source} would both become {job.target}; upscale them separately")
+            raise UserError(f"{other} and {job.source} would both become {job.target}; take them one by one")
         if job.target.resolve() in sources:
             raise UserError(f"{job.target} is an input itself; choose another output")
     return jobs
@@ -72,7 +72,24 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
 Make = Callable[[Job, Callable[[int, int], None]], None]  # makes an image, and calls progress(done, total)
 
 
-def run_jobs(jobs: list[Job], options: Namespace, share: Share, prepare: Callable[[], Make]) -> int:
+@dataclass(frozen=True)
+class Task:
+    """What a command does with images.
+
+    Attributes:
+        prepare: called once if there is anything to do; gives what makes an image.
+        done: what has been done with an image then.
+        unit: what an image's progress is counted in.
+        less: what takes less memory.
+    """
+
+    prepare: Callable[[], Make]
+    done: str
+    unit: str
+    less: str
+
+
+def run_jobs(jobs: list[Job], options: Namespace, share: Share, task: Task) -> int:
     """Do this process's share of the jobs; what goes wrong with single images is a line each, and the others are made.
 
     Of several, those whose output is there are skipped: outputs are renamed into place, so one that is there is whole.
@@ -81,19 +98,19 @@ def run_jobs(jobs: list[Job], options: Namespace, share: Share, prepare: Callabl
         jobs: from :func:`plan_jobs`, the same in all processes.
         options: ``overwrite`` what is there; ``quiet``.
         share: this process's part in the work.
-        prepare: called once if there is anything to do; gives what makes an image.
+        task: what is done.
 
     Returns:
         The command's exit status: 2 if images failed, in the process that speaks to the user.
 
     Raises:
-        UserError: from ``prepare``.
+        UserError: from ``task.prepare``.
     """
     mine = share.of(jobs)  # first, as all must see the same list
     for folder in {job.target.parent for job in mine}:
         remove_partials(folder, ABANDONED)
     todo = mine if len(jobs) == 1 or options.overwrite else [job for job in mine if not job.target.exists()]
-    failures = share.gather(_run(todo, options, share, prepare()) if todo else [])
+    failures = share.gather(_run(todo, options, share, task) if todo else [])
     skipped = sum(share.gather([len(mine) - len(todo)]))
     if not share.is_main:
         return 0  # a process that fails takes the others with it, unheard
@@ -101,21 +118,21 @@ def run_jobs(jobs: list[Job], options: Namespace, share: Share, prepare: Callabl
         print(f"flowmapsr: error: {failure}", file=sys.stderr)
     if len(jobs) > 1 and not options.quiet:
         there = f", {skipped} were there already" if skipped else ""
-        print(f"{len(jobs) - len(failures) - skipped} of {len(jobs)} images upscaled{there}", file=sys.stderr)
+        print(f"{len(jobs) - len(failures) - skipped} of {len(jobs)} images {task.done}{there}", file=sys.stderr)
     return 2 if failures else 0
 
 
-def _run(jobs: list[Job], options: Namespace, share: Share, make: Make) -> list[str]:
-    failures = []
+def _run(jobs: list[Job], options: Namespace, share: Share, task: Task) -> list[str]:
+    make, failures = task.prepare(), []
     for number, job in enumerate(jobs, 1):
         title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
-        with tqdm(desc=title, unit="tile", disable=options.quiet or not share.is_main, leave=len(jobs) == 1) as bar:
+        with tqdm(desc=title, unit=task.unit, disable=options.quiet or not share.is_main, leave=len(jobs) == 1) as bar:
             try:
                 make(job, partial(_advance, bar))
             except Exception as error:  # whatever is odd about one image, the others are made
                 if not isinstance(error, UserError):
                     log.info("%s", job.source, exc_info=True)
-                failures.append(_in_one_line(error, job.source))
+                failures.append(_in_one_line(error, job.source, task))
     return failures
 
 
@@ -124,12 +141,12 @@ def _advance(bar: tqdm, done: int, total: int) -> None:
     bar.update(done - bar.n)
 
 
-def _in_one_line(error: Exception, source: Path) -> str:
+def _in_one_line(error: Exception, source: Path, task: Task) -> str:
     """What went wrong with an image, as text: the exception itself would hold on to its tensors."""
     if isinstance(error, UserError):
         return str(error) if str(source) in str(error) else f"{source}: {error}"
     if is_out_of_memory(error):
-        return f"{source}: not enough memory; close other programs, or use a smaller --scale or --tile"
+        return f"{source}: not enough memory; close other programs, or use {task.less}"
     from torch._dynamo.exc import TorchDynamoException  # half of torch's time to import
 
     if isinstance(error, TorchDynamoException):

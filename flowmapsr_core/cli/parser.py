@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, add_arguments, summary, description in (
         ("upscale", _add_upscale, "upscale images", "Upscale images."),
-        ("degrade", _add_degrade, "make a low-resolution image", "Shrink an image and spoil it as photographs are."),
+        ("degrade", _add_degrade, "make low-resolution images", "Shrink images and spoil them as photographs are."),
         ("merge", _add_merge, "make a checkpoint of a model and LoRAs", "Add LoRAs to a model's weights for good."),
         ("convert", _add_convert, "make a checkpoint of an LBM or SDXL model", "Make a checkpoint to train from."),
         ("inspect", _add_inspect, "say what a checkpoint or LoRA is", "Say what a checkpoint or LoRA is."),
@@ -35,10 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_upscale(parser: argparse.ArgumentParser) -> None:
+    _add_files(parser)
     add = parser.add_argument
-    add("input", type=Path, nargs="+", metavar="INPUT", help="image files, or folders of them")
-    add("--output", type=Path, required=True, metavar="PATH",
-        help="image file (.png, .jpg, .webp, .tif), or a folder for several")  # fmt: skip
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--scale", type=float, default=4.0, metavar="F", help="factor, 1 to 8 (%(default)g)")
     size.add_argument("--long-edge", type=int, metavar="N", help="length of the longer side, in pixels")
@@ -57,18 +55,18 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")
     add("--compile", action="store_true", help="compile the network: minutes at first, then faster; for many images")
-    add("--overwrite", action="store_true", help="of several images, also those whose output is there already")
-    add("--quiet", action="store_true", help="no progress bar")
+    _add_conduct(parser)
     add("--verbose", action="store_true", help="say how images are cut into tiles, and what memory it takes")
 
 
 def _add_degrade(parser: argparse.ArgumentParser) -> None:
+    _add_files(parser)
     add = parser.add_argument
-    add("input", type=Path, metavar="INPUT", help="image file")
-    add("--output", type=Path, required=True, metavar="PATH", help="image file to write")
     add("--scale", type=float, required=True, metavar="F", help="shrink by this factor, 1 to 64")
-    add("--preset", choices=DEGRADATIONS, default="flowmapsr", help="what happens to the image (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="same seed, same result (%(default)s)")
+    add("--preset", choices=DEGRADATIONS, default="flowmapsr", help="what happens to the images (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="same image and seed, same result (%(default)s)")
+    _add_conduct(parser)
+    add("--verbose", action="store_true", help="say where in the program an odd image has failed")
 
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +90,19 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help=".safetensors file")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("input", type=Path, nargs="+", metavar="INPUT", help="image files, or folders of them")
+    add("--output", type=Path, required=True, metavar="PATH",
+        help="image file (.png, .jpg, .webp, .tif), or a folder for several")  # fmt: skip
+
+
+def _add_conduct(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--overwrite", action="store_true", help="of several images, also those whose output is there already")
+    add("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_model(parser: argparse.ArgumentParser, scale_default: str) -> None:

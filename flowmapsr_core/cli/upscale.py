@@ -1,6 +1,5 @@
 """``flowmapsr upscale``: photographs enlarged, one or many."""
 
-import logging
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,16 +19,12 @@ from ..method.looks import find_look
 from ..model import Model
 from ..upscaling.device import find_dtype
 from ..upscaling.pipeline import check_scale, output_size, override, upscale
-from .folder import Job, Make, plan_jobs, run_jobs
+from .folder import Job, Make, Task, plan_jobs, run_jobs
 from .share import Share
-
-log = logging.getLogger("flowmapsr")
 
 
 def run(options: Namespace) -> int:
     """Upscale files and folders; whatever is wrong with the options is said before the first image."""
-    logging.basicConfig(format="flowmapsr: %(message)s")
-    log.setLevel(logging.INFO if options.verbose else logging.WARNING)
     share = Share()
     jobs = plan_jobs(options.input, options.output)
     settings = override(find_look(options.look), options.steps, options.guidance)
@@ -41,7 +36,7 @@ def run(options: Namespace) -> int:
     def prepare() -> Make:
         return partial(_upscale, _load(options, loras, share.device(options.device)), options)
 
-    return run_jobs(jobs, options, share, prepare)
+    return run_jobs(jobs, options, share, Task(prepare, "upscaled", "tile", "a smaller --scale or --tile"))
 
 
 def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
