@@ -3,7 +3,6 @@
 import gc
 import json
 import math
-import os
 import random
 import re
 import signal
@@ -23,7 +22,6 @@ from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.files.lora import merge_lora
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
-from flowmapsr.trainer.__main__ import main
 from flowmapsr.trainer.learning.adapter import add_lora
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.export import export, start_of
@@ -31,9 +29,8 @@ from flowmapsr.trainer.run.start import build_model
 from flowmapsr.trainer.run.state import claim_folder
 from PIL import Image
 from safetensors.torch import load_file
+from trainer_process import SHARDED, arguments, failure, start, train, train_on_two
 
-TRAINER = [sys.executable, "-m", "flowmapsr.trainer"]
-FSDP = str(Path(__file__).parent / "fsdp_on_cpu.py")
 ALL_STAGES = (
     'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=2,objective="lagrangian"},'
     '{kind="adversarial",steps=4}]',
@@ -43,46 +40,29 @@ ALL_STAGES = (
 )  # fmt: skip
 
 
-def arguments(recipe, *overrides):
-    return [str(recipe), *(part for override in overrides for part in ("--set", override))]
-
-
-def train(recipe, *overrides, launcher=TRAINER, **options):
-    return subprocess.run(
-        [*launcher, *arguments(recipe, *overrides)], capture_output=True, text=True, check=False, **options
-    )
-
-
-def failure(monkeypatch, capsys, *command):
-    """The message that a run ends with, made in this process."""
-    monkeypatch.setattr(sys, "argv", ["trainer", *arguments(*command)])
-    assert main() == 2
-    *_, last = capsys.readouterr().err.strip().splitlines()
-    assert last.startswith("error: ")
-    return last
-
-
 @pytest.fixture
 def data(photos):
     return f"data.photos={photos}"
 
 
 def test_a_run_and_its_files(recipe_file, data, photos, tmp_path):
-    out = tmp_path / "run"
-    done = train(recipe_file, data, f"data.validation={photos}", f"output.folder={out}", "output.tracker=tensorboard")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(out / "model.safetensors")
-    assert "self-distillation: step 0 of 2, from " + str(out / "stage-1-flow-matching.safetensors") in done.stdout
-    assert "1 files of data.photos are no readable images" in done.stdout
-    assert re.search(r"5/6 \[\d+:\d+<.*step.*loss=0\.\d+", done.stderr)  # time left, throughput, loss
+    out, held_out = tmp_path / "run", tmp_path / "held-out"
+    held_out.mkdir()
+    (photos / "0.png").rename(held_out / "0.png")
+    done = train(recipe_file, data, f"data.validation={held_out}", f"output.folder={out}", "output.tracker=tensorboard")
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[-1] == str(out / "model.safetensors")
+    assert "self-distillation: step 0 of 2, from " + str(out / "stage-1-flow-matching.safetensors") in done.out
+    assert "1 files of data.photos are no readable images" in done.out
+    assert re.search(r"5/6 \[\d+:\d+<.*step.*loss=0\.\d+", done.err)  # time left, throughput, loss
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [(line["step"], line["stage"]) for line in log] == [
         (2, "flow-matching"), (4, "self-distillation"), (6, "guided")
     ]  # fmt: skip
     assert "bicubic/mean/gain" in log[0]
     assert ["bicubic/balanced/gain" in line for line in log] == [False, False, True]  # where the network sees w
-    assert Image.open(out / "validation-000004.png").size == (7 * 256, 3 * 256)
-    assert Image.open(out / "validation-000006.png").size == (8 * 256, 3 * 256)
+    assert Image.open(out / "validation-000004.png").size == (7 * 256, 256)
+    assert Image.open(out / "validation-000006.png").size == (8 * 256, 256)
     assert list((out / "logs").rglob("events.out.tfevents.*"))
     model = load_model(out / "model.safetensors")
     assert model.info["title"] == "Tiny"
@@ -91,7 +71,7 @@ def test_a_run_and_its_files(recipe_file, data, photos, tmp_path):
     ]  # fmt: skip
     assert upscale(model, torch.rand(1, 3, 8, 8), 2).shape == (1, 3, 16, 16)
     again = train(recipe_file, data, f"output.folder={out}")
-    assert (again.returncode, again.stdout.strip()) == (0, str(out / "model.safetensors"))
+    assert (again.status, again.out.strip()) == (0, str(out / "model.safetensors"))
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_weights(recipe_file, data, tmp_path):
@@ -99,22 +79,20 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(recipe_file, data, t
     settings = (data, *ALL_STAGES, "output.every=1")
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     done = train(recipe_file, *settings, f"output.folder={whole}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(whole / "lora.safetensors")
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[-1] == str(whole / "lora.safetensors")
     log, moments, ends = pieces / "log.jsonl", random.Random(0), []
     for lines in (1, 3, 6):
-        process = subprocess.Popen(
-            [*TRAINER, *arguments(recipe_file, *settings, f"output.folder={pieces}")],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= lines):
+        process = start(recipe_file, *settings, f"output.folder={pieces}")
+        while process.is_alive() and not (log.exists() and log.read_text().count("\n") >= lines):
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        ends.append(process.wait())
+        process.kill()
+        process.join()
+        ends.append(process.exitcode)
     assert -signal.SIGKILL in ends
     done = train(recipe_file, *settings, f"output.folder={pieces}", "data.workers=1")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     for name in ("stage-1-flow-matching", "stage-2-guided", "stage-3-adversarial", "model", "lora"):
         expected, found = load_file(whole / f"{name}.safetensors"), load_file(pieces / f"{name}.safetensors")
         assert expected.keys() == found.keys()
@@ -135,29 +113,29 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_state_runs_no_code(recipe_file, data, tmp_path, monkeypatch, capsys):
+def test_a_state_runs_no_code(recipe_file, data, tmp_path):
     out, touched = tmp_path / "run", tmp_path / "touched"
     stages = 'stages=[{kind="flow-matching",steps=2}]'
     command = (recipe_file, data, stages, "output.every=1", f"output.folder={out}")
-    monkeypatch.setattr(sys, "argv", ["trainer", *arguments(*command)])
-    assert main() == 0
+    assert train(*command).status == 0
     done, state = out / "stage-1-flow-matching.safetensors", out / "state"
     done.unlink()  # as if it had been stopped after its last checkpoint
     assert not list(state.glob("custom_checkpoint_*"))
     for name in ("custom_checkpoint_0.pkl", "optimizer.bin"):
         kept = (state / name).read_bytes() if (state / name).exists() else None
         torch.save({"watch": Trap(touched)}, state / name)
-        assert "cannot be resumed from" in failure(monkeypatch, capsys, *command)
+        assert "cannot be resumed from" in failure(*command)
         (state / name).unlink() if kept is None else (state / name).write_bytes(kept)
     torch.save({"step": Trap(touched)}, state / "random_states_0.pkl")
-    assert main() == 0  # accelerate goes on without: every draw of a step has a seed of its own
+    assert train(*command).status == 0  # accelerate goes on without: every draw of a step has a seed of its own
     assert done.exists()
     assert not touched.exists()
 
 
 def test_the_adversarial_stage_makes_a_lora_of_the_model_it_started_from(recipe_file, data, tmp_path):
-    done = train(recipe_file, data, *ALL_STAGES, f"output.folder={tmp_path / 'run'}")
-    assert done.returncode == 0, done.stderr
+    stages = 'stages=[{kind="guided",steps=1},{kind="adversarial",steps=3}]'
+    done = train(recipe_file, data, stages, ALL_STAGES[1], "optimizer.warmup=1", f"output.folder={tmp_path / 'run'}")
+    assert done.status == 0, done.err
     path = tmp_path / "run" / "lora.safetensors"
     described = describe(path)
     model = load_model(tmp_path / "run" / "model.safetensors")
@@ -174,37 +152,31 @@ def test_the_adversarial_stage_makes_a_lora_of_the_model_it_started_from(recipe_
 def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data, tmp_path):
     # Adam divides by the size of the gradient: rounding shows in proportion to the rate
     settings = (data, *ALL_STAGES[:3], "adversarial.lr=1e-3", "optimizer.clip=1e9")
-    launch = [*["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "flowmapsr.trainer"]]
-    launch.insert(0, sys.executable)
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    runs = {
-        "one": train(recipe_file, *settings, f"output.folder={tmp_path / 'one'}"),
-        "parts": train(recipe_file, *settings, f"output.folder={tmp_path / 'parts'}", "optimizer.accumulate=2"),
-        "two": train(recipe_file, *settings, f"output.folder={tmp_path / 'two'}", launcher=launch, env=environment),
-    }
-    for name, done in runs.items():
-        assert done.returncode == 0, (name, done.stderr[-3000:])
-        assert f"processes: {2 if name == 'two' else 1}" in done.stdout
+    one, parts, two = (tmp_path / name for name in ("one", "parts", "two"))
+    done = train(recipe_file, *settings, f"output.folder={one}")
+    assert (done.status, "processes: 1" in done.out) == (0, True), done.err
+    assert train(recipe_file, *settings, f"output.folder={parts}", "optimizer.accumulate=2").status == 0
+    statuses, said = train_on_two(recipe_file, *settings, f"output.folder={two}", log=tmp_path / "log")
+    assert (statuses, "processes: 2" in said) == ([0, 0], True), said
     for file in ("model", "lora"):
-        expected = load_file(tmp_path / "one" / f"{file}.safetensors")
-        for name in ("parts", "two"):
-            for key, tensor in load_file(tmp_path / name / f"{file}.safetensors").items():
-                assert torch.allclose(tensor, expected[key], atol=2e-5), (name, file, key)
+        expected = load_file(one / f"{file}.safetensors")
+        for run in (parts, two):
+            for key, tensor in load_file(run / f"{file}.safetensors").items():
+                assert torch.allclose(tensor, expected[key], atol=2e-5), (run, file, key)
 
 
 @pytest.mark.slow
 def test_sharded_weights_train_as_whole_ones_do_and_resume(recipe_file, data, tmp_path):
     stages = 'stages=[{kind="flow-matching",steps=1},{kind="guided",steps=3}]'
     settings = (data, stages, "optimizer={ema=0, warmup=1, clip=0.01}", "output.every=1")
-    launch = [sys.executable, *["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", FSDP]]
-    environment, two = {**os.environ, "OMP_NUM_THREADS": "1"}, tmp_path / "two"
+    two, log = tmp_path / "two", tmp_path / "log"
     done = train(recipe_file, *settings, f"output.folder={tmp_path / 'one'}")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     expected, found = load_file(tmp_path / "one" / "model.safetensors"), []
     for step in (0, 2):
-        done = train(recipe_file, *settings, f"output.folder={two}", launcher=launch, env=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert f"guided: step {step} of 3" in done.stdout
+        statuses, said = train_on_two(recipe_file, *settings, f"output.folder={two}", log=log, environment=SHARDED)
+        assert statuses == [0, 0], said
+        assert f"guided: step {step} of 3" in said
         found.append(load_file(two / "model.safetensors"))
         (two / "stage-2-guided.safetensors").unlink()  # as if it had been stopped after its last checkpoint
     for name, tensor in expected.items():
@@ -212,17 +184,17 @@ def test_sharded_weights_train_as_whole_ones_do_and_resume(recipe_file, data, tm
         assert torch.equal(found[0][name], found[1][name]), name
 
 
-def test_what_sharded_training_cannot_do_is_said(recipe_file, data, tmp_path, monkeypatch, capsys):
+def test_what_sharded_training_cannot_do_is_said(recipe_file, data, tmp_path, monkeypatch):
     monkeypatch.setattr("flowmapsr.trainer.run.accelerator.is_sharded", lambda accelerator: True)
-    assert "set optimizer.ema to 0" in failure(monkeypatch, capsys, recipe_file, data, f"output.folder={tmp_path}")
+    assert "set optimizer.ema to 0" in failure(recipe_file, data, f"output.folder={tmp_path}")
 
 
 def test_without_averaging_the_weights_themselves_are_exported(recipe_file, data, photos, tmp_path):
     (photos / "cut.png").write_bytes((photos / "0.png").read_bytes()[:20000])
     done = train(recipe_file, data, "optimizer.ema=0", "optimizer.checkpoint_activations=true", "precision=bf16",
                  "optimizer.warmup=1", "data.workers=1", f"output.folder={tmp_path / 'run'}")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "damaged photographs, passed over: " + str(photos / "cut.png") in done.stdout
+    assert done.status == 0, done.err
+    assert "damaged photographs, passed over: " + str(photos / "cut.png") in done.out
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["damaged"] == 1
     files = ("stage-1-flow-matching.safetensors", "model.safetensors")
     first, last = (load_file(tmp_path / "run" / name) for name in files)
@@ -241,39 +213,33 @@ def test_a_stage_that_is_done_is_out_of_memory(recipe_file, data, tmp_path, monk
 
     monkeypatch.setattr("flowmapsr.trainer.run.loop.build_model", build)
     stages = 'stages=[{kind="flow-matching",steps=1},{kind="guided",steps=1},{kind="adversarial",steps=1}]'
-    command = arguments(recipe_file, data, stages, "precision=bf16", "adversarial.rank=2", f"output.folder={tmp_path}")
-    monkeypatch.setattr(sys, "argv", ["trainer", *command])
+    settings = (data, stages, "precision=bf16", "adversarial.rank=2", f"output.folder={tmp_path}")
     gc.disable()  # not by chance
     try:
-        assert main() == 0
+        assert train(recipe_file, *settings).status == 0
     finally:
         gc.enable()
     assert alive == [False] * 3
 
 
-def test_a_latent_model_trains_and_its_vae_does_not(recipe_file, data, tmp_path, monkeypatch, capsys):
+def test_a_latent_model_trains_and_its_vae_does_not(recipe_file, data, tmp_path):
     vae = VAECodec(VAECodecConfig(block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=16))
-    start, out = tmp_path / "start.safetensors", tmp_path / "run"
-    save_checkpoint(Model(FlowMap(UNet(PRESETS["tiny"])), vae), start)
+    begin, out = tmp_path / "start.safetensors", tmp_path / "run"
+    save_checkpoint(Model(FlowMap(UNet(PRESETS["tiny"])), vae), begin)
     text = recipe_file.read_text()
     recipe_file.write_text(text[: text.index("[model.network]")] + text[text.index("[[data.budgets]]") :])
     stages = 'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=2,keep=0.1}]'
-    command = arguments(recipe_file, data, stages, f"start_from={start}", "optimizer.warmup=1", f"output.folder={out}")
-    monkeypatch.setattr(sys, "argv", ["trainer", *command])
-    assert main() == 0
-    before, after = load_file(start), load_file(out / "model.safetensors")
+    command = (recipe_file, data, stages, f"start_from={begin}", "optimizer.warmup=1", f"output.folder={out}")
+    assert train(*command).status == 0
+    before, after = load_file(begin), load_file(out / "model.safetensors")
     assert before.keys() == after.keys()
     for name, weight in before.items():
         assert torch.equal(weight, after[name]) == name.startswith("codec."), name
     trained = sum(weight.numel() for name, weight in before.items() if not name.startswith("codec."))
-    monkeypatch.setattr(sys, "argv", ["trainer", *command, "--dry-run"])
-    assert main() == 0
-    assert f"{trained:,} weights" in capsys.readouterr().out
+    assert f"{trained:,} weights" in train(*command, options=["--dry-run"]).out
     network = '{type="UNet",widths=[8],depth=[1],heads=[1],groups=8,prompt_dim=4}'
-    fresh = arguments(recipe_file, data, f"model.network={network}", 'model.codec={type="VAECodec"}')
-    monkeypatch.setattr(sys, "argv", ["trainer", *fresh, "--set", f"output.folder={out}2"])
-    assert main() == 2
-    assert "set start_from to a checkpoint that has it" in capsys.readouterr().err
+    fresh = (f"model.network={network}", 'model.codec={type="VAECodec"}', f"output.folder={out}2")
+    assert "set start_from to a checkpoint that has it" in failure(recipe_file, data, *fresh)
 
 
 def test_licence_and_origin_outlive_training(recipe_file, tmp_path):
@@ -300,33 +266,30 @@ def test_licence_and_origin_outlive_training(recipe_file, tmp_path):
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path):
-    resource = pytest.importorskip("resource", reason="Windows cannot limit the size of files")
+    pytest.importorskip("resource", reason="Windows cannot limit the size of files")
     out, first = f"output.folder={tmp_path / 'run'}", tmp_path / "run" / "stage-1-flow-matching.safetensors"
-    process = subprocess.Popen([*TRAINER, *arguments(recipe_file, data, out)], stderr=subprocess.DEVNULL)
+    process = start(recipe_file, data, out)
     while not first.exists():
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.01)
     process.kill()
-    process.wait()
-    kept = first.read_bytes()
-
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    done = train(recipe_file, data, out, preexec_fn=small_files)
-    assert done.returncode == 2
-    assert "could not write to" in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    process.join()
+    kept, log = first.read_bytes(), tmp_path / "log"
+    process = start(recipe_file, data, out, log=log, largest_file=4096)
+    process.join()
+    assert process.exitcode == 2
+    assert "could not write to" in log.read_text().strip().splitlines()[-1]
+    assert "Traceback" not in log.read_text()
     assert first.read_bytes() == kept
-    assert train(recipe_file, data, out).returncode == 0
+    assert train(recipe_file, data, out).status == 0
 
 
 def test_a_folder_belongs_to_one_recipe(recipe_file, data, tmp_path):
     out = f"output.folder={tmp_path / 'run'}"
-    assert train(recipe_file, data, 'stages=[{kind="flow-matching",steps=1}]', out).returncode == 0
+    assert train(recipe_file, data, 'stages=[{kind="flow-matching",steps=1}]', out).status == 0
     done = train(recipe_file, data, 'stages=[{kind="flow-matching",steps=1}]', "optimizer.lr=1e-5", out)
-    assert done.returncode == 2
-    assert "another recipe: optimizer.lr is 0.0004 there, 1e-05 now" in done.stderr
+    assert done.status == 2
+    assert "another recipe: optimizer.lr is 0.0004 there, 1e-05 now" in done.err
 
 
 def test_a_run_of_an_older_version_goes_on(recipe_file, tmp_path):
@@ -353,18 +316,18 @@ def test_a_damaged_recipe_is_said(recipe_file, tmp_path, text):
 def test_weights_are_shared_with_the_checkpoint_it_starts_from(recipe_file, data, tmp_path):
     out = tmp_path / "run"
     base = train(recipe_file, data, 'stages=[{kind="flow-matching",steps=2}]', f"output.folder={out}")
-    assert base.returncode == 0, base.stderr
+    assert base.status == 0, base.err
     start = f"start_from={out / 'model.safetensors'}"
     stage = 'stages=[{kind="guided",steps=2}]'
     more = train(recipe_file, data, stage, start, "model.network.decoder_blocks=[2]", f"output.folder={tmp_path / '2'}")
-    assert more.returncode == 0, more.stderr
-    line = next(line for line in more.stdout.splitlines() if line.startswith("new weights"))
+    assert more.status == 0, more.err
+    line = next(line for line in more.out.splitlines() if line.startswith("new weights"))
     assert "network.decoder.0.1.conv1.weight" in line
     assert "network.decoder.0.0" not in line
     other = train(recipe_file, data, stage, start, "model.network.widths=[8,16]", f"output.folder={tmp_path / '3'}")
-    assert other.returncode == 2
-    assert "does not fit the recipe's model" in other.stderr
-    assert "leave out the recipe's [model] section" in other.stderr
+    assert other.status == 2
+    assert "does not fit the recipe's model" in other.err
+    assert "leave out the recipe's [model] section" in other.err
 
 
 def test_a_stage_can_keep_of_what_it_started_from(recipe_file, data, tmp_path):
@@ -373,7 +336,7 @@ def test_a_stage_can_keep_of_what_it_started_from(recipe_file, data, tmp_path):
     for keep in (0.0, 0.25):
         out = tmp_path / str(keep)
         done = train(recipe_file, data, stages.format(keep), "optimizer.warmup=1", f"output.folder={out}")
-        assert done.returncode == 0, done.stderr
+        assert done.status == 0, done.err
         runs[keep] = load_file(out / "stage-2-guided.safetensors")
     start = load_file(out / "stage-1-flow-matching.safetensors")
     for name, weight in runs[0.25].items():
@@ -393,29 +356,29 @@ def test_a_stage_can_keep_of_what_it_started_from(recipe_file, data, tmp_path):
         ("output.folder=/dev/null/run", "could not write to"), ("data.validation={empty}", "holds no readable image"),
     ],
 )  # fmt: skip
-def test_bad_input_is_said_in_one_line(recipe_file, data, tmp_path, monkeypatch, capsys, override, message):
+def test_bad_input_is_said_in_one_line(recipe_file, data, tmp_path, override, message):
     (tmp_path / "empty").mkdir()
     override = override.format(nowhere=tmp_path / "nowhere", empty=tmp_path / "empty")
     settings = ("optimizer.warmup=0", "optimizer.clip=1e30", 'stages=[{kind="flow-matching",steps=9}]')
     settings = (data, *settings, f"output.folder={tmp_path / 'out'}", override)
-    assert message in failure(monkeypatch, capsys, recipe_file, *settings)
+    assert message in failure(recipe_file, *settings)
 
 
-def test_what_blows_up_leaves_the_last_checkpoint(recipe_file, data, tmp_path, monkeypatch, capsys):
+def test_what_blows_up_leaves_the_last_checkpoint(recipe_file, data, tmp_path, monkeypatch):
     settings = (data, 'stages=[{kind="flow-matching",steps=3}]', "output.every=1", f"output.folder={tmp_path / 'run'}")
     rate = ("optimizer.lr=1e30", "optimizer.warmup=0", "optimizer.clip=1e30", "optimizer.ema=0.9")
-    assert "velocity loss is inf at step 2" in failure(monkeypatch, capsys, recipe_file, *settings, *rate)
+    assert "velocity loss is inf at step 2" in failure(recipe_file, *settings, *rate)
     assert json.loads((tmp_path / "run" / "state" / "place.json").read_text()) == {"stage": 0, "step": 1}
     assert (tmp_path / "run" / "model.safetensors").exists()
     monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda *_: torch.tensor(math.nan))
     other = f"output.folder={tmp_path / 'other'}"
-    assert "the gradient is nan at step 1; there was no" in failure(monkeypatch, capsys, recipe_file, *settings, other)
+    assert "the gradient is nan at step 1; there was no" in failure(recipe_file, *settings, other)
 
 
-def test_a_tracker_that_is_missing_or_does_not_start_is_said(recipe_file, data, tmp_path, monkeypatch, capsys):
+def test_a_tracker_that_is_missing_or_does_not_start_is_said(recipe_file, data, tmp_path, monkeypatch):
     settings = (recipe_file, data, f"output.folder={tmp_path / 'run'}", "output.tracker=wandb")
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
-    assert "wandb is not installed; pip install wandb" in failure(monkeypatch, capsys, *settings)
+    assert "wandb is not installed; pip install wandb" in failure(*settings)
     monkeypatch.undo()
 
     def fail(*_, **__):
@@ -423,15 +386,16 @@ def test_a_tracker_that_is_missing_or_does_not_start_is_said(recipe_file, data, 
 
     monkeypatch.setattr("accelerate.Accelerator.init_trackers", fail)
     settings = (*settings, "output.tracker=tensorboard")
-    assert "tensorboard did not start (no API key); set it up" in failure(monkeypatch, capsys, *settings)
+    assert "tensorboard did not start (no API key); set it up" in failure(*settings)
 
 
-def test_figures_and_pictures_go_to_wandb(recipe_file, data, photos, tmp_path):
+def test_figures_and_pictures_go_to_wandb(recipe_file, data, photos, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     out = tmp_path / "run"
     settings = (data, f"data.validation={photos}", f"output.folder={out}", "output.tracker=wandb")
-    done = train(recipe_file, *settings, env={**os.environ, "WANDB_MODE": "offline"})
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    done = train(recipe_file, *settings)
+    assert done.status == 0, done.err
     runs = list((out / "wandb").glob("offline-run-*"))
     assert len({run.name.rpartition("-")[2] for run in runs}) == 1  # three stages, one run
     (picture,) = out.glob("wandb/offline-*/files/media/images/validation_6_*.png")
@@ -439,6 +403,7 @@ def test_figures_and_pictures_go_to_wandb(recipe_file, data, photos, tmp_path):
 
 
 def test_an_error_ends_with_status_2_and_no_traceback(recipe_file, data):
-    done = train(recipe_file, data, "optimizer.lr=fast")
+    command = [sys.executable, "-m", "flowmapsr.trainer", *arguments(recipe_file, data, "optimizer.lr=fast")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "optimizer.lr must be a number" in done.stderr

@@ -12,7 +12,8 @@ from .recipe.read import read_recipe
 from .recipe.recipe import Recipe
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    """Train by the command line; returns the exit status: 0, 2 with a one-line error, or 130 if it was interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m flowmapsr.trainer",
         description="Train a flow map on a folder of photographs. Running the same command again resumes. "
@@ -23,10 +24,10 @@ def main() -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a value, e.g. data.photos=~/photos"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and what it takes, and stop")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
-        recipe = read_recipe(arguments.recipe, arguments.set)
-        if arguments.dry_run:
+        recipe = read_recipe(options.recipe, options.set)
+        if options.dry_run:
             print(summary(recipe))
             return 0
         from .run.loop import train

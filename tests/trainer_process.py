@@ -1,0 +1,95 @@
+"""Runs of the trainer: in the tests' own process, and in others that begin with everything imported."""
+
+import atexit
+import gc
+import io
+import multiprocessing
+import os
+import socket
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+from accelerate import PartialState
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedType
+from flowmapsr.trainer.__main__ import main
+
+# A server imports torch once, and what it forks has run nothing yet.
+PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+if os.name == "posix":
+    PROCESSES.set_forkserver_preload(["flowmapsr.trainer.run.loop", "flowmapsr.trainer.learning.adapter", "lpips"])
+gc.freeze()  # every stage ends with collections, which need not go through all that is imported
+atexit.register(gc.unfreeze)
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+}
+
+
+class Done(NamedTuple):
+    """A run that has ended: its exit status, and what it said on stdout and on stderr."""
+
+    status: int
+    out: str
+    err: str
+
+
+def arguments(recipe, *overrides):
+    return [str(recipe), *(part for override in overrides for part in ("--set", override))]
+
+
+def train(recipe, *overrides, options=()):
+    """A run in this process, where accelerate knows nothing of those before it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main([*arguments(recipe, *overrides), *options])
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def failure(recipe, *overrides):
+    """The message that a run in this process ends with."""
+    done = train(recipe, *overrides)
+    assert done.status == 2, done
+    *_, last = done.err.strip().splitlines()
+    assert last.startswith("error: ")
+    return last
+
+
+def start(recipe, *overrides, log=os.devnull, largest_file=None, environment=None):
+    """A process that trains and says into ``log`` what it has to say. It can write no file above ``largest_file``."""
+    settings = (log, largest_file, environment or {})
+    process = PROCESSES.Process(target=_run, args=(arguments(recipe, *overrides), *settings))
+    process.start()
+    return process
+
+
+def train_on_two(recipe, *overrides, log, environment=None):
+    """A run on two processes, as a launcher starts them; returns the exit statuses and what the first one said."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    place |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true", **(environment or {})}
+    logs = (log, log.with_suffix(".second"))
+    ranks = [{**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    processes = [start(recipe, *overrides, log=log, environment=rank) for log, rank in zip(logs, ranks, strict=True)]
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes], Path(log).read_text()
+
+
+def _run(command, log, largest_file, environment):
+    os.environ |= environment
+    if largest_file:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    if environment.keys() >= SHARDED.keys():  # accelerate itself offers FSDP for GPUs only
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # what FSDP is chosen from
+    with open(log, "w") as file, redirect_stdout(file), redirect_stderr(file):
+        sys.exit(main(command))
