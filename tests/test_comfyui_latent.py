@@ -259,6 +259,16 @@ def test_weights_stored_in_8_bits(nodes, latent_model, photo, monkeypatch):
     assert 0 < (one - other).abs().mean() < 0.2 * one.abs().mean()
 
 
+def test_the_built_in_model_in_8_bits(nodes, photo):
+    """Its very first weight is among those that are stored in 8 bits."""
+    exact, small = load(nodes, "built-in")[0], load(nodes, "built-in", "fp8_e4m3fn")[0]
+    assert next(small.model.network.parameters()).dtype == torch.float8_e4m3fn
+    assert small.model.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    image = photo.movedim(1, -1)
+    one, other = (nodes.upscale.Upscale.execute(image, 1.0, "balanced", model).args[0] for model in (exact, small))
+    assert 0 < (one - other).abs().mean() < 0.02
+
+
 class Clip:
     """A text encoder whose pooled output is the length of the text."""
 
