@@ -5,6 +5,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..flowmapsr_core.method.looks import DEFAULT_LORA_SCALE
 from .comfyui.runtime import ModelType, with_lora
 from .comfyui.schema import make_schema
 
@@ -27,7 +28,7 @@ class LoadLoRA(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "scale",
-                    default=1.5,
+                    default=DEFAULT_LORA_SCALE,
                     min=-3.0,
                     max=3.0,
                     step=0.01,

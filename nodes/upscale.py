@@ -9,7 +9,7 @@ from ..flowmapsr_core.method.looks import LOOKS
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
 from .comfyui.images import join_alpha, split_alpha
 from .comfyui.managed import ManagedModel
-from .comfyui.runtime import ModelType, load_patcher, progress
+from .comfyui.runtime import ModelType, at_look, load_patcher, progress
 from .comfyui.schema import make_schema
 
 
@@ -31,7 +31,7 @@ class Upscale(io.ComfyNode):
                     "look",
                     options=list(LOOKS),
                     default="balanced",
-                    tooltip="faithful: closest to the source. vivid: most detail.",
+                    tooltip="faithful: closest to the source, without LoRAs. vivid: most detail.",
                 ),
                 ModelType.Input("model", optional=True, tooltip="The built-in model if nothing is connected."),
             ],
@@ -40,7 +40,7 @@ class Upscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, factor: float, look: str, model=None) -> io.NodeOutput:
-        patcher = model or load_patcher()
+        patcher = at_look(model or load_patcher(), look)
         color, alpha = split_alpha(image)
         managed = ManagedModel(patcher, output_size(color, factor, None))
         visible = fill_transparent(color, alpha)

@@ -95,6 +95,26 @@ def test_settings_reach_the_sampler(image, tmp_path, small_model):
     assert difference.abs().max() <= 1 / 255 + 1e-6
 
 
+def test_looks_have_loras_of_their_own_strength(image, tmp_path, small_model):
+    """None in the faithful one, whatever scale is asked for."""
+    model, lora = tmp_path / "small.safetensors", tmp_path / "lora.safetensors"
+    save_checkpoint(small_model, model)
+    save_lora(lora, {"encoder.1.0.conv1": (torch.randn(2, 12, 3, 3) * 0.1, torch.randn(12, 2, 1, 1))}, 2, 2.0)
+    results = {}
+    for name, more in {
+        "faithful": (), "with": ("--lora", lora, "--lora-scale", "3"),
+        "vivid": ("--lora", lora, "--lora-scale", "1.5"), "default": ("--lora", lora),
+        "balanced": ("--lora", lora, "--lora-scale", "2", "--steps", "4", "--guidance", "3"),
+    }.items():  # fmt: skip
+        look = {"with": "faithful", "default": "vivid"}.get(name, name)
+        target = tmp_path / f"{name}.png"
+        options = ("--scale", "2", "--model", model, "--look", look, "--quiet", *more)
+        assert run("upscale", image, "--output", target, *options) == 0
+        results[name] = target.read_bytes()
+    assert results["with"] == results["faithful"]
+    assert results["vivid"] == results["default"] == results["balanced"] != results["faithful"]
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "I;16"])
 def test_kinds_of_image_survive(tmp_path, photo, mode):
     rgb = Image.fromarray((photo[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8))

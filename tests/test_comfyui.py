@@ -200,8 +200,9 @@ def test_references_are_one_or_as_many_as_images(server, prompt):
     assert "connect one reference, or one for each image" in message
 
 
-def test_a_lora_changes_the_picture_by_its_scale(server, prompt):
+def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tmp_path):
     from flowmapsr.flowmapsr_core import load_model
+    from flowmapsr.flowmapsr_core.cli import command as cli
     from flowmapsr.flowmapsr_core.files.lora import save_lora
 
     model = load_model()
@@ -213,17 +214,22 @@ def test_a_lora_changes_the_picture_by_its_scale(server, prompt):
         path = server.base / "models" / "loras" / f"{file}.safetensors"
         save_lora(path, {name.removesuffix(".weight"): (down, up)}, 2, 2.0, base)
 
-    def picture_at(scale):
+    def picture_at(scale, look):
         prompt["5"] = make_node("FlowMapSR_LoadLoRA", model=["2", 0], lora="detail.safetensors", scale=scale)
+        prompt["3"]["inputs"] |= {"model": ["5", 0] if scale else ["2", 0], "look": look}
         return server.saved(server.succeed(prompt))[0]
 
-    prompt["3"]["inputs"]["look"] = "faithful"
-    plain = server.saved(server.succeed(prompt))[0]
-    prompt["3"]["inputs"]["model"] = ["5", 0]
-    changed = picture_at(1.5)
-    assert changed.shape == plain.shape
-    assert np.abs(changed - plain).max() > 4 / 255
-    assert np.array_equal(picture_at(0.0), plain)
+    source = server.base / "input" / "example.png"
+    lora = server.base / "models" / "loras" / "detail.safetensors"
+    for look, scale in (("faithful", 1.5), ("balanced", 1.5), ("vivid", 0.75)):
+        node, target = picture_at(scale, look), tmp_path / f"{look}.png"
+        options = ("--lora", lora, "--lora-scale", scale, "--look", look, "--scale", 2, "--device", "cpu", "--quiet")
+        assert cli.main([str(part) for part in ("upscale", source, "--output", target, *options)]) == 0
+        command = np.asarray(Image.open(target), np.float32) / 255
+        assert np.abs(node - command).max() <= 1 / 255 + 1e-6
+        difference = np.abs(node - picture_at(0.0, look)).max()
+        assert difference == 0 if look == "faithful" else difference > 4 / 255
+    picture_at(1.5, "balanced")
     prompt["5"]["inputs"] |= {"lora": "other.safetensors", "scale": 1.5}
     node, message = server.fail(prompt)
     assert node == "FlowMapSR_LoadLoRA"

@@ -15,7 +15,7 @@ from ..images.alpha import fill_transparent
 from ..images.color import check_color
 from ..images.picture_files import check_fits, read_picture, write_picture
 from ..images.resize import resize_alpha
-from ..method.looks import find_look
+from ..method.looks import DEFAULT_LORA_SCALE, find_look
 from ..model import Model
 from ..upscaling.device import find_dtype
 from ..upscaling.pipeline import check_scale, output_size, override, upscale
@@ -27,8 +27,8 @@ def run(options: Namespace) -> int:
     """Upscale files and folders; whatever is wrong with the options is said before the first image."""
     share = Share()
     jobs = plan_jobs(options.input, options.output)
-    settings = override(find_look(options.look), options.steps, options.guidance)
-    loras = pair_scales(options.lora, options.lora_scale, settings.lora_scale)
+    override(find_look(options.look), options.steps, options.guidance)  # raises before the model is loaded
+    loras = pair_scales(options.lora, options.lora_scale, DEFAULT_LORA_SCALE)
     check_color(options.color, options.color_strength)
     if options.long_edge is None and options.size is None:
         check_scale(options.scale)
@@ -41,7 +41,7 @@ def run(options: Namespace) -> int:
 
 def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
     model = load_model(options.model, device, find_dtype(options.dtype, device), vae=options.vae)
-    merge_loras(model, loras)
+    merge_loras(model, loras, find_look(options.look).lora_scale)
     if options.prompt is not None:
         set_prompt(model, options.prompt, options.text_encoder)
     if options.compile:

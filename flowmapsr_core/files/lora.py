@@ -102,8 +102,8 @@ def merge_lora(model: Model, path: Path, scale: float) -> None:
 
 
 @torch.no_grad()
-def merge_loras(model: Model, loras: Sequence[tuple[Path, float]]) -> None:
-    """Add the changes of several LoRAs, each times its scale, to a model's weights in place.
+def merge_loras(model: Model, loras: Sequence[tuple[Path, float]], factor: float = 1.0) -> None:
+    """Add the changes of several LoRAs, each times its scale and ``factor``, to a model's weights in place.
 
     They are summed in float32 and rounded once to the weights' dtype. Scale 0 leaves every bit as it is.
     ``model.info`` keeps the hash of the base, so that more LoRAs trained on it can follow.
@@ -115,8 +115,8 @@ def merge_loras(model: Model, loras: Sequence[tuple[Path, float]]) -> None:
         if not abs(scale) <= MAX_SCALE:  # not NaN either
             raise UserError(f"the LoRA scale is {scale:g}; use -{MAX_SCALE:g} to {MAX_SCALE:g}")
         for name, change in load_lora(path, model).items():
-            if scale:
-                total[name] = total.get(name, 0) + scale * change
+            if scale * factor:
+                total[name] = total.get(name, 0) + scale * factor * change
     parameters = dict(model.network.named_parameters())
     for name, change in total.items():
         weight = parameters[name]

@@ -12,7 +12,7 @@ class Look:
     Attributes:
         steps: network evaluations, a power of two.
         guidance: guidance scale; 1 is none.
-        lora_scale: strength of a LoRA, if one is given.
+        lora_scale: what the strength of every LoRA is multiplied by; 0 leaves them out.
         posterior_mean: read ``x1 - u(x1, 1, 1)``, the least-squares estimate, instead of jumping to time 0.
     """
 
@@ -22,10 +22,12 @@ class Look:
     posterior_mean: bool = False
 
 
+DEFAULT_LORA_SCALE = 1.5  # strength of a LoRA, 1 as it was trained
+
 LOOKS = {
     "faithful": Look(steps=1, guidance=1.0, lora_scale=0.0, posterior_mean=True),
-    "balanced": Look(steps=2, guidance=2.0, lora_scale=1.5),
-    "vivid": Look(steps=4, guidance=3.0, lora_scale=2.0),
+    "balanced": Look(steps=2, guidance=2.0, lora_scale=1.0),
+    "vivid": Look(steps=4, guidance=3.0, lora_scale=4 / 3),
 }
 
 

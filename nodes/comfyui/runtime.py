@@ -1,6 +1,7 @@
 """What the nodes need of ComfyUI: its memory management, its progress bar."""
 
 import json
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ...flowmapsr_core.codecs import PixelCodec, VAECodecConfig
 from ...flowmapsr_core.files.checkpoint import BUILT_IN
 from ...flowmapsr_core.files.lora import PREFIX, load_lora
 from ...flowmapsr_core.files.safetensors_file import read_metadata
+from ...flowmapsr_core.method.looks import find_look
 from ...flowmapsr_core.upscaling.device import find_dtype
 from ...flowmapsr_core.upscaling.meter import Progress
 from .codec import ComfyCodec, vae_of_checkpoint
@@ -90,6 +92,19 @@ def with_lora(patcher: comfy.model_patcher.ModelPatcher, path: Path, scale: floa
     if scale:
         patched.add_patches(comfy.lora.load_lora(comfy.utils.load_torch_file(str(path), safe_load=True), keys), scale)
     return patched
+
+
+def at_look(patcher: comfy.model_patcher.ModelPatcher, look: str) -> comfy.model_patcher.ModelPatcher:
+    """The model with its LoRAs as strong as a look has them; the same one if that changes nothing."""
+    factor = find_look(look).lora_scale
+    if factor == 1 or not patcher.patches:
+        return patcher
+    changed = patcher.clone()
+    patches = patcher.patches.items() if factor else ()
+    changed.patches = {key: [(strength * factor, *rest) for strength, *rest in several] for key, several in patches}
+    # by it ComfyUI tells whether weights that are loaded are the same: those of one look are, run after run
+    changed.patches_uuid = uuid.uuid5(patcher.patches_uuid, look)
+    return changed
 
 
 def progress() -> Progress:
