@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .comfyui.versions import check_versions
 from .compare import Compare
 from .decode_tiled import DecodeTiled
 from .degrade import Degrade
@@ -15,4 +16,5 @@ from .upscale import Upscale
 
 class FlowMapSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        check_versions()
         return [LoadModel, LoadLoRA, LoadLowRes, Sampler, DecodeTiled, Upscale, MatchColor, Degrade, Compare]

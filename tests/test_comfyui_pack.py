@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import urllib.request
+from pathlib import Path
 
 import pytest
-from comfyui_server import NEEDS_COMFYUI, ROOT, Server
+from comfyui_process import import_nodes
+from comfyui_server import COMFYUI, NEEDS_COMFYUI, ROOT, Server
 from node_definitions import LOCALES, OBJECT_INFO, WORKFLOWS, definition, is_ours
 from PIL import Image
 
@@ -70,6 +72,28 @@ def imports(server):
     log = (server.base / "log.txt").read_text()
     found = re.findall(r"^import time: +\d+ \| +(\d+) \| +(.+)$", log, re.MULTILINE)
     return {module: int(time) for time, module in found}
+
+
+def test_comfyui_brings_what_the_requirements_leave_out():
+    from test_layers import FROM_COMFYUI
+
+    packages = (Path(COMFYUI) / "requirements.txt").read_text().lower()
+    assert set(re.findall(r"^[\w-]+", packages, re.MULTILINE)) >= FROM_COMFYUI
+
+
+def test_what_is_too_old_is_said_in_one_line(tmp_path, monkeypatch):
+    import_nodes(tmp_path)
+    from flowmapsr.flowmapsr_core import UserError
+    from flowmapsr.nodes.comfyui import versions
+
+    project = (ROOT / "pyproject.toml").read_text()
+    assert all(f'"{name}>={version}"' in project for name, version in versions.OLDEST.items())
+    versions.check_versions()
+    for package, version in (("PIL", "11.2.1"), ("PIL", "9.5.0.post2"), ("torch", "2.4.1+cu121")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{package}.__version__", version)
+            with pytest.raises(UserError, match=re.escape(f"here is {version};")):
+                versions.check_versions()
 
 
 def test_definitions_are_the_committed_ones(server):
