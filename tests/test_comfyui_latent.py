@@ -1,5 +1,6 @@
 """Latents in ComfyUI: its own VAEs decoded exactly, models of VAE latents sampled, a pixel codec in a VAE's place."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -163,6 +164,23 @@ def test_the_models_are_the_files_that_say_so(nodes, base, latent_model):
     save_file({"weight": torch.zeros(2)}, folder / "other.safetensors")
     (folder / "broken.safetensors").write_bytes(b"nothing")
     assert model_names() == ["built-in", "latent.safetensors", "no vae.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("version", "codec", "message"),
+    [("2", {"later": 1}, "has checkpoint format 2, this FlowMapSR reads 1; update it"),
+     ("1", {"later": 1}, r"cannot build \(unknown key codec.later\); update it"),
+     ("1", {"latent_channels": 5}, "the network takes 4 channels, the codec gives 5")],
+)  # fmt: skip
+def test_a_checkpoint_of_another_version_is_refused(nodes, base, latent_model, version, codec, message):
+    path = base / "models" / "flowmapsr" / "later.safetensors"
+    config = latent_model.config()
+    config["codec"] |= codec
+    metadata = {"format": "flowmapsr", "format_version": version, "config": json.dumps(config)}
+    save_file({"network.weight": torch.zeros(2)}, path, metadata)
+    with pytest.raises(ValueError, match=message):
+        load(nodes, path.name)
+    path.unlink()
 
 
 @pytest.mark.parametrize("steps", ["posterior mean", "1", "2"])

@@ -154,7 +154,8 @@ def _load_file(path: Path, vae: Path | VAECodec | None) -> Model:
     return model
 
 
-def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> Model:
+def check_format(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> None:
+    """Raise :class:`UserError` unless a file's metadata says that it is a checkpoint of the format that is read here."""
     if metadata.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a FlowMapSR checkpoint: it holds {len(shapes)} tensors ({', '.join(sorted(shapes)[:2])}, "
@@ -163,6 +164,10 @@ def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[in
     version = metadata.get("format_version", "")
     if version != str(FORMAT_VERSION):
         raise UserError(f"{path} has checkpoint format {version}, this FlowMapSR reads {FORMAT_VERSION}; update it")
+
+
+def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> Model:
+    check_format(path, metadata, shapes)
     info = {key.removeprefix("modelspec."): value for key, value in metadata.items() if key.startswith("modelspec.")}
     try:
         info["training"] = json.loads(metadata.get("training", "{}"))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...flowmapsr_core import load_model
 from ...flowmapsr_core.codecs import PixelCodec, VAECodecConfig
-from ...flowmapsr_core.files.checkpoint import BUILT_IN
+from ...flowmapsr_core.files.checkpoint import BUILT_IN, check_format
 from ...flowmapsr_core.files.lora import PREFIX, load_lora
 from ...flowmapsr_core.files.safetensors_file import read_metadata
 from ...flowmapsr_core.method.looks import find_look
@@ -56,11 +56,19 @@ def load_patcher(name: str = BUILT_IN, dtype: str = "auto") -> comfy.model_patch
 
 
 def comfy_codec(path: str) -> ComfyCodec | None:
-    """For a model of VAE latents, a codec with the VAE in the file, if there is one; None for any other model."""
-    section = json.loads(read_metadata(Path(path))[0].get("config", "{}")).get("codec", {})
-    if section.pop("type", "") != "VAECodec":
+    """For a model of VAE latents, a codec with the VAE in the file, if there is one; None for any other model.
+
+    Raises :class:`UserError` if the file is no checkpoint of a format that is read here.
+    """
+    metadata, shapes = read_metadata(Path(path))
+    check_format(Path(path), metadata, shapes)
+    try:
+        section = json.loads(metadata.get("config", "{}")).get("codec", {})
+        if section.pop("type", "") != "VAECodec":
+            return None
+        config = VAECodecConfig(**section)
+    except (TypeError, ValueError, AttributeError):  # load_model says what is wrong with it
         return None
-    config = VAECodecConfig(**section)
     return ComfyCodec(config, vae_of_checkpoint(path, config))
 
 
