@@ -55,6 +55,7 @@ def latent_model(base):
     model = Model(FlowMap(UNet(PRESETS["tiny"])), VAECodec(VAECodecConfig(block_out_channels=WIDTHS)))
     shake(model.flow, generator).requires_grad_(False).eval()
     shake(model.codec, generator)
+    model.flow.prompts["negative"].fill_(0.5)  # as Clip encodes it, but for the length
     model.codec.config = replace(model.codec.config, probe=probe(model.codec))
     save_checkpoint(model, base / "models" / "flowmapsr" / "latent.safetensors")
     bare = Model(model.flow, VAECodec(model.codec.config).to("meta"))
@@ -295,6 +296,22 @@ class Clip:
 
     def encode_from_tokens(self, tokens, return_pooled):
         return None, torch.full((1, 20), float(len(tokens)))
+
+
+def test_prompts_that_are_learned_vectors_take_no_text(nodes, latent_model, base, photo):
+    """As the core refuses them: the encoder makes something else of the negative prompt."""
+    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+
+    path = base / "models" / "flowmapsr" / "learned.safetensors"
+    learned = FlowMap(latent_model.network, latent_model.codec)
+    learned.prompts["negative"].data.copy_(torch.linspace(-1, 1, 8))
+    save_checkpoint(learned, path)
+    model, image = load(nodes, path.name)[0], photo.movedim(1, -1)
+    path.unlink()
+    positive = [[None, {"pooled_output": torch.ones(1, 8)}]]
+    for arguments in ({"prompt": "fur"}, {"positive": positive}):
+        with pytest.raises(ValueError, match="prompts are not embeddings by the connected text encoders"):
+            sampled(nodes, model, image, clip=Clip(), **arguments)
 
 
 def test_prompts_of_the_users_own(nodes, latent_model, photo):

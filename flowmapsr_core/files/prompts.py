@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import UserError
-from ..model import NEGATIVE_PROMPT, Model
+from ..model import NEGATIVE_PROMPT, FlowMap, Model
 
 SAME_PROMPT = 0.9  # cosine; other encoders and learned vectors are near 0, rounding and training stay near 1
 
@@ -57,6 +57,14 @@ def encode_prompts(folder: Path, prompts: list[str]) -> Tensor:
     return encoder.float().eval()(tokens["input_ids"]).text_embeds
 
 
+def are_embeddings(flow: FlowMap, negative: Tensor) -> bool:
+    """Whether a flow map was trained on embeddings of an encoder, by what that makes of the negative prompt, (dim,)."""
+    baked = flow.prompts["negative"].float().cpu()
+    return negative.shape == baked.shape and bool(
+        F.cosine_similarity(negative.float().cpu(), baked, dim=0) >= SAME_PROMPT
+    )
+
+
 @torch.no_grad()
 def set_prompt(model: Model, text: str, encoder: Path | None) -> None:
     """Replace the model's positive prompt by ``text``, in place.
@@ -73,8 +81,7 @@ def set_prompt(model: Model, text: str, encoder: Path | None) -> None:
     if encoder is None:
         raise UserError("a prompt of your own needs a text encoder; give the folder of the one the model was made with")
     positive, negative = encode_prompts(encoder, [text, NEGATIVE_PROMPT])
-    baked = model.flow.prompts["negative"].float().cpu()
-    if negative.shape != baked.shape or F.cosine_similarity(negative, baked, dim=0) < SAME_PROMPT:
+    if not are_embeddings(model.flow, negative):
         raise UserError(
             f"this model's prompts are not embeddings by the text encoder in {encoder}; leave out the prompt, or give "
             f"the encoder that the model was made with, if its prompts were texts at all"
