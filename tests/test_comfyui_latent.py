@@ -338,6 +338,23 @@ def test_prompts_of_the_users_own(nodes, latent_model, photo):
         sampled(nodes, load(nodes, "built-in")[0], image, prompt="fur", clip=Clip())
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_images_have_three_or_four_channels(nodes, latent_model, channels):
+    """Some nodes pass masks, depths and layers on as images."""
+    image, rgb = torch.rand(1, 16, 16, channels), torch.rand(1, 16, 16, 3)
+    model = load(nodes, "built-in")[0]
+    for run in (
+        lambda: sampled(nodes, model, image),
+        lambda: nodes.upscale.Upscale.execute(image, 2.0, "balanced", model),
+        lambda: nodes.degrade.Degrade.execute(image, 2.0, "bicubic", 0),
+        lambda: nodes.match_color.MatchColor.execute(rgb, image, "adain", 1.0),
+        lambda: nodes.compare.Compare.execute(image, rgb),
+        lambda: nodes.load_low_res.LoadLowRes.execute("", "factor", 2.0, 64, 1.0, image),
+    ):
+        with pytest.raises(ValueError, match=rf"has {channels} channel\(s\); connect one with 3"):
+            run()
+
+
 def test_wrong_wiring(nodes, latent_model, vae, photo):
     import comfy.sd
     from comfy.taesd.taesd import TAESD

@@ -11,8 +11,13 @@ from ...flowmapsr_core.images.resize import resize_alpha
 
 
 def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Colour (B, 3, H, W) of a ComfyUI image, and its alpha (B, 1, H, W) if it has one."""
+    """Colour (B, 3, H, W) of a ComfyUI image, and its alpha (B, 1, H, W) if it has one.
+
+    Raises :class:`UserError` if it has another number of channels.
+    """
     channels = image.movedim(-1, 1).float()
+    if channels.shape[1] not in (3, 4):
+        raise UserError(f"the image has {channels.shape[1]} channel(s); connect one with 3 (RGB) or 4 (RGB and alpha)")
     return channels[:, :3], channels[:, 3:] if channels.shape[1] == 4 else None
 
 
