@@ -338,6 +338,23 @@ def test_prompts_of_the_users_own(nodes, latent_model, photo):
         sampled(nodes, load(nodes, "built-in")[0], image, prompt="fur", clip=Clip())
 
 
+@pytest.mark.parametrize("method", ["none", "auto"])
+def test_previews_are_rendered_if_the_user_wants_any(nodes, photo, monkeypatch, method):
+    import comfy.utils
+    from comfy.cli_args import LatentPreviewMethod, args
+    from flowmapsr.flowmapsr_core.upscaling.preview import Preview
+
+    shown, rendered = [], []
+    image_of = Preview.image
+    monkeypatch.setattr(Preview, "image", lambda preview: rendered.append(1) or image_of(preview))
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, preview, **_: shown.append(preview))
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod(method))
+    nodes.upscale.Upscale.execute(photo.movedim(1, -1), 2.0, "balanced")
+    assert len(shown) > 1
+    assert len(rendered) > 0 if method == "auto" else not rendered
+    assert all((preview is None) == (method == "none") for preview in shown)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_images_have_three_or_four_channels(nodes, latent_model, channels):
     """Some nodes pass masks, depths and layers on as images."""

@@ -1,5 +1,7 @@
 """A small picture of the result while it is being made."""
 
+from functools import cache, partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +31,8 @@ class Preview:
         self.canvas = latent[..., :: self.every, :: self.every].clone()
         if not isinstance(codec, PixelCodec):
             cells = F.avg_pool2d(image, codec.factor)[..., :: self.every, :: self.every]
-            self.weight, self.bias = fit_colors(self.canvas[..., : cells.shape[2], : cells.shape[3]], cells)
+            before = self.canvas[..., : cells.shape[2], : cells.shape[3]].clone()
+            self.colors = cache(partial(fit_colors, before, cells))  # computed once somebody looks
 
     def on_tile(self, box: Box, x: Tensor, velocity: Tensor, t: Tensor) -> None:
         """Paste the HR image as this evaluation sees it, ``x - t u``."""
@@ -43,7 +46,7 @@ class Preview:
         """(1, 3, h, w) in [0, 1], a pixel per cell of the canvas."""
         if isinstance(self.codec, PixelCodec):
             return F.avg_pool2d(self.codec.decode(self.canvas), self.codec.factor).clamp(0, 1)
-        return F.conv2d(self.canvas, self.weight, self.bias).clamp(0, 1)
+        return F.conv2d(self.canvas, *self.colors()).clamp(0, 1)
 
 
 def fit_colors(latent: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:

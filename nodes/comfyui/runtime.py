@@ -12,6 +12,7 @@ import comfy.ops
 import comfy.utils
 import numpy as np
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor, nn
@@ -28,7 +29,6 @@ from .codec import ComfyCodec, vae_of_checkpoint
 from .model_files import model_path
 from .pixel_vae import NoVAE, PixelVAE
 
-PREVIEW_SIDE = 512
 PIXEL_SIZE = "flowmapsr_size"  # in a LATENT: height and width of the image, which may end within the last cells
 FP8 = "fp8_e4m3fn"
 LARGE = 2**16  # numbers in a weight that is worth storing in 8 bits
@@ -116,17 +116,22 @@ def at_look(patcher: comfy.model_patcher.ModelPatcher, look: str) -> comfy.model
 
 
 def progress() -> Progress:
-    """Progress bar with a preview; raises ComfyUI's interrupt when the user cancels."""
-    bar = None
+    """Progress bar, with a preview if the user wants any; raises ComfyUI's interrupt when the user cancels."""
+    bar, wanted = None, args.preview_method != LatentPreviewMethod.NoPreviews
 
     def update(done: int, total: int, preview: Callable[[], Tensor]) -> None:
         nonlocal bar
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar = bar or comfy.utils.ProgressBar(total)
-        pixels = (preview()[0].permute(1, 2, 0).float().cpu() * 255).round().to(torch.uint8)
-        bar.update_absolute(done, total, ("JPEG", Image.fromarray(np.asarray(pixels)), PREVIEW_SIDE))
+        bar.update_absolute(done, total, ("JPEG", to_picture(preview()), args.preview_size) if wanted else None)
 
     return update
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """An image (1, 3, H, W) in [0, 1] as Pillow's."""
+    pixels = (image[0].permute(1, 2, 0).float().cpu() * 255).round().to(torch.uint8)
+    return Image.fromarray(np.asarray(pixels))
 
 
 def percent() -> Callable[[int, int], None]:
