@@ -1,6 +1,7 @@
 """Exact Tiled VAE Decode."""
 
 import logging
+from collections.abc import Sequence
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -42,6 +43,8 @@ class DecodeTiled(io.ComfyNode):
     @classmethod
     def execute(cls, samples: dict, vae, band: int) -> io.NodeOutput:
         latent = samples["samples"]
+        if latent.is_nested:
+            latent = latent.unbind()[0]  # of video and sound: the video, as in VAE Decode
         vae.throw_exception_if_invalid()
         if latent.shape[1] != vae.latent_channels:
             raise UserError(
@@ -53,16 +56,18 @@ class DecodeTiled(io.ComfyNode):
         else:
             if not isinstance(vae, PixelVAE):
                 kind = type(vae.first_stage_model).__name__
-                log.info("%s cannot be computed band by band; decoding as VAE Decode does", kind)
+                log.warning(
+                    "%s cannot be computed band by band; it is decoded as by VAE Decode, which blends tiles "
+                    "where memory runs out",
+                    kind,
+                )
             image = vae.decode(latent)
             image = image.reshape(-1, *image.shape[-3:])  # a video's frames become a batch, as in VAE Decode
-        return io.NodeOutput(crop(image, samples))
+        return io.NodeOutput(crop(image, latent.shape[-2:], samples.get(PIXEL_SIZE, image.shape[1:3])))
 
 
-def crop(image: Tensor, samples: dict) -> Tensor:
+def crop(image: Tensor, cells: Sequence[int], size: Sequence[int]) -> Tensor:
     """The image (B, H, W, 3) at the size it was sampled for, where the latent's cells go on beyond that."""
-    size = samples.get(PIXEL_SIZE, image.shape[1:3])
-    cells = samples["samples"].shape[-2:]
     factors = [side / cell for side, cell in zip(image.shape[1:3], cells, strict=True)]
     fits = all(0 <= cell * factor - side < factor for side, cell, factor in zip(size, cells, factors, strict=True))
     return image[:, : size[0], : size[1]] if fits else image

@@ -118,9 +118,17 @@ def test_a_vae_of_another_kind_is_decoded_by_comfyui(nodes, generator, caplog):
 
     tiny = comfy.sd.VAE(sd=shake(TAESD(), generator).state_dict())
     latent = torch.randn(1, 4, 6, 5, generator=generator)
-    with caplog.at_level("INFO", "flowmapsr"):
+    with caplog.at_level("WARNING", "flowmapsr"):
         assert (decoded(nodes, latent, tiny) - tiny.decode(latent)).abs().max() < 1e-6
     assert "TAESD cannot be computed band by band" in caplog.text
+    assert "blends tiles where memory runs out" in caplog.text
+
+
+def test_of_video_and_sound_the_video_is_decoded(nodes, vae, generator):
+    nested = pytest.importorskip("comfy.nested_tensor", reason="newer versions of ComfyUI nest latents")
+    latent = torch.randn(1, 4, 6, 5, generator=generator)
+    both = nested.NestedTensor([latent, torch.randn(1, 8, 10, generator=generator)])
+    assert (decoded(nodes, both, vae) - vae.decode(latent)).abs().max() < 1e-4
 
 
 def test_where_memory_runs_out_bands_are_thinner_and_in_host_memory(nodes, vae, generator, monkeypatch, caplog):

@@ -155,7 +155,7 @@ def _load_file(path: Path, vae: Path | VAECodec | None) -> Model:
 
 
 def check_format(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> None:
-    """Raise :class:`UserError` unless a file's metadata says that it is a checkpoint of the format that is read here."""
+    """Raise :class:`UserError` unless a file's metadata says that it is a checkpoint of the format read here."""
     if metadata.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a FlowMapSR checkpoint: it holds {len(shapes)} tensors ({', '.join(sorted(shapes)[:2])}, "

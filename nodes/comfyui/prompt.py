@@ -30,8 +30,8 @@ def find_prompt(model: FlowMap, text: str, clip, conditioning) -> Tensor | None:
         embedding = last(conditioning[0][1].get("pooled_output"), dim)
     if clip is not None and not are_embeddings(model, encode(clip, NEGATIVE_PROMPT, dim)):
         raise UserError(
-            "this model's prompts are not embeddings by the connected text encoders; leave the prompt empty, or connect "
-            "SDXL's, if the model was trained on texts at all"
+            "this model's prompts are not embeddings by the connected text encoders; leave the prompt empty, or "
+            "connect SDXL's, if the model was trained on texts at all"
         )
     return embedding
 
