@@ -1,9 +1,12 @@
+import weakref
+
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.files import lora
 from flowmapsr.flowmapsr_core.files.checkpoint import describe
-from flowmapsr.flowmapsr_core.files.lora import load_lora, merge_lora, merge_loras, pair_scales, save_lora
+from flowmapsr.flowmapsr_core.files.lora import lora_names, merge_lora, merge_loras, pair_scales, save_lora
 from safetensors.torch import load_file, save_file
 
 TARGETS = ("conv1", "gate", "linear", "down.0")  # 3x3, 1x1, linear, strided 2x2
@@ -149,8 +152,8 @@ def test_several_add_up_in_any_order(base, new_lora):
     together, reverse, in_turn = load_model(base), load_model(base), load_model(base)
     merge_loras(together, [first, second])
     merge_loras(reverse, [second, first])
-    for lora in (first, second):
-        merge_lora(in_turn, *lora)  # the second is not refused for the weights that the first has changed
+    for each in (first, second):
+        merge_lora(in_turn, *each)  # the second is not refused for the weights that the first has changed
     for name, tensor in weights(together).items():
         assert torch.equal(tensor, weights(reverse)[name])
         assert torch.allclose(tensor, weights(in_turn)[name], atol=1e-6)
@@ -160,6 +163,30 @@ def test_several_add_up_in_any_order(base, new_lora):
     merge_loras(exact, [first, second])
     for name, tensor in weights(half).items():
         assert torch.equal(tensor, weights(exact)[name].bfloat16())  # rounded once
+
+
+def test_names_need_the_header_only(base, new_lora, monkeypatch):
+    """ComfyUI merges the weights itself."""
+    path, model = new_lora(), load_model(base)
+    with monkeypatch.context() as patch:
+        patch.setattr(lora, "load_file", None)
+        names = lora_names(path, model)
+    expected = [name for name, _ in model.network.named_parameters() if name.removesuffix(".weight").endswith(TARGETS)]
+    assert names == sorted(name for name in expected if name.endswith(".weight"))
+
+
+def test_changes_are_written_out_one_after_another(base, new_lora, monkeypatch):
+    alive, dense = [], lora.LowRank.dense
+
+    def write_out(change):
+        assert not [each for each in alive if each() is not None]
+        result = dense(change)
+        alive.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(lora.LowRank, "dense", write_out)
+    merge_loras(load_model(base), [(new_lora(0), 1.0), (new_lora(1), 1.0)])
+    assert len(alive) > 16
 
 
 def test_what_is_not_applied(small_model, base, new_lora):
@@ -174,9 +201,9 @@ def test_what_is_not_applied(small_model, base, new_lora):
     for scale in (9.0, -8.5, float("inf"), float("nan")):
         refused("use -8 to 8", scale)
     with pytest.raises(UserError, match="another base"):
-        load_lora(path, small_model)
+        lora_names(path, small_model)
     with pytest.raises(UserError, match="not a LoRA"):
-        load_lora(base, model)
+        lora_names(base, model)
     tensors = load_file(path)
     layer = "diffusion_model.encoder.1.0.conv1"
     down, up = f"{layer}.lora_down.weight", f"{layer}.lora_up.weight"

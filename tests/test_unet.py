@@ -6,7 +6,7 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, merge_lora, save_checkpoint
 from flowmapsr.flowmapsr_core.codecs import PixelCodec
-from flowmapsr.flowmapsr_core.files.lora import load_lora
+from flowmapsr.flowmapsr_core.files.lora import lora_names
 from flowmapsr.flowmapsr_core.method.flow import flow_map, interpolant, sample
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, LocalNet, LocalNetConfig, UNet, UNetConfig, flops
@@ -318,7 +318,7 @@ def test_every_stage_trains_it(photos, tmp_path):
     first, last = (load_model(next(out.glob(f"stage-{stage}-*.safetensors"))) for stage in (1, 3))
     changed = {name for name, weight in last.tensors().items() if not torch.equal(weight, first.tensors()[name])}
     assert changed == last.tensors().keys()
-    layers = load_lora(out / "lora.safetensors", last)
+    layers = lora_names(out / "lora.safetensors", last)
     assert all(layer.removesuffix(".weight").endswith(UNet.lora_targets) for layer in layers)
     assert len(layers) == 4 * 2 * (1 + 1 + 1 + 2 + 2)  # projections, attentions, transformer blocks
     x = latent(1, channels=12)

@@ -7,6 +7,7 @@ trained on, and ModelSpec keys.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .checkpoint import read_metadata, weights_hash, write_safetensors
 
 FORMAT = "flowmapsr-lora"
 PREFIX = "diffusion_model."
+WEIGHT = ".weight"
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 BASE_HASH = "flowmapsr.base_hash"
 MAX_SCALE = 8.0
@@ -66,8 +68,28 @@ def save_lora(
     write_safetensors(tensors, path, metadata)
 
 
-def load_lora(path: Path, model: Model) -> dict[str, Tensor]:
-    """Weight changes at scale 1 (float32, on the CPU), by the name of the network parameter they are added to.
+@dataclass(frozen=True)
+class LowRank:
+    """The change of a weight (out, in, *kernel) at scale 1, as it is stored.
+
+    Attributes:
+        down: (rank, in, *kernel).
+        up: (out, rank, 1, ...).
+        strength: alpha / rank.
+    """
+
+    down: Tensor
+    up: Tensor
+    strength: float
+
+    def dense(self) -> Tensor:
+        """(out, in, *kernel) float32."""
+        change = self.up.float().flatten(1) @ self.down.float().flatten(1) * self.strength
+        return change.reshape(len(self.up), *self.down.shape[1:])
+
+
+def lora_names(path: Path, model: Model) -> list[str]:
+    """Names of the network parameters that a LoRA changes. Only the file's header is read.
 
     Raises :class:`UserError` if the file is no LoRA, belongs to another base model or does not fit this one.
     """
@@ -81,18 +103,22 @@ def load_lora(path: Path, model: Model) -> dict[str, Tensor]:
     unknown = shapes.keys() - {layer + part for layer in layers for part in (DOWN, UP, ALPHA)}
     if unknown:
         raise UserError(f"{path} is a kind of LoRA that cannot be applied: it holds {min(unknown)}; use a plain LoRA")
-    tensors = load_file(path)
-    parameters = dict(model.network.named_parameters())
-    changes = {}
+    weights = {PREFIX + name: weight.shape for name, weight in model.network.named_parameters()}
     for layer in layers:
-        name = layer.removeprefix(PREFIX) + ".weight"
-        weight, down, up = parameters.get(name), tensors[layer + DOWN], tensors.get(layer + UP)
-        if weight is None or up is None or not _fits(weight, down, up):
+        weight, up = weights.get(layer + WEIGHT), shapes.get(layer + UP)
+        if weight is None or up is None or not _fits(weight, shapes[layer + DOWN], up):
             raise UserError(f"{path} does not fit this model: {layer}; load it with the model its author names")
-        rank = down.shape[0]
-        alpha = tensors[layer + ALPHA].item() if layer + ALPHA in tensors else rank
-        change = up.float().flatten(1) @ down.float().flatten(1) * (alpha / rank)
-        changes[name] = change.reshape(weight.shape)
+    return [layer.removeprefix(PREFIX) + WEIGHT for layer in layers]
+
+
+def load_lora(path: Path, model: Model) -> dict[str, LowRank]:
+    """The changes that a LoRA makes to network parameters, by their names; raises what :func:`lora_names` does."""
+    names, tensors, changes = lora_names(path, model), load_file(path), {}
+    for name in names:
+        layer = PREFIX + name.removesuffix(WEIGHT)
+        down, up = tensors[layer + DOWN], tensors[layer + UP]
+        alpha = tensors[layer + ALPHA].item() if layer + ALPHA in tensors else len(down)
+        changes[name] = LowRank(down, up, alpha / len(down))
     return changes
 
 
@@ -110,17 +136,19 @@ def merge_loras(model: Model, loras: Sequence[tuple[Path, float]], factor: float
 
     Raises :class:`UserError`, before anything is changed, for a scale outside [-8, 8] or a file that does not fit.
     """
-    total: dict[str, Tensor] = {}
+    found: dict[str, list[tuple[float, LowRank]]] = {}
     for path, scale in loras:
         if not abs(scale) <= MAX_SCALE:  # not NaN either
             raise UserError(f"the LoRA scale is {scale:g}; use -{MAX_SCALE:g} to {MAX_SCALE:g}")
         for name, change in load_lora(path, model).items():
             if scale * factor:
-                total[name] = total.get(name, 0) + scale * factor * change
+                found.setdefault(name, []).append((scale * factor, change))
     parameters = dict(model.network.named_parameters())
-    for name, change in total.items():
-        weight = parameters[name]
-        weight.copy_(weight.float() + change.to(weight.device))
+    for name, changes in found.items():  # one weight after another: written out, changes are as large as the network
+        weight, total = parameters[name], torch.zeros(parameters[name].shape)
+        for strength, change in changes:
+            total += strength * change.dense()
+        weight.copy_(weight.float() + total.to(weight.device))
 
 
 def pair_scales(files: Sequence[Path], scales: Sequence[float], default: float) -> list[tuple[Path, float]]:
@@ -130,7 +158,7 @@ def pair_scales(files: Sequence[Path], scales: Sequence[float], default: float) 
     return list(zip(files, [*scales, *[default] * (len(files) - len(scales))], strict=True))
 
 
-def _fits(weight: Tensor, down: Tensor, up: Tensor) -> bool:
-    """Whether ``up @ down`` has the weight's shape (out, in, *kernel)."""
-    out, *rest = weight.shape
-    return list(down.shape[1:]) == rest and list(up.shape) == [out, down.shape[0], *[1] * len(rest[1:])]
+def _fits(weight: Sequence[int], down: Sequence[int], up: Sequence[int]) -> bool:
+    """Whether ``up @ down`` has the shape of a weight (out, in, *kernel), by the shapes of all three."""
+    out, *rest = weight
+    return list(down[1:]) == rest and list(up) == [out, down[0], *[1] * len(rest[1:])]

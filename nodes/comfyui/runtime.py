@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...flowmapsr_core import load_model
 from ...flowmapsr_core.codecs import PixelCodec, VAECodecConfig
 from ...flowmapsr_core.files.checkpoint import BUILT_IN, check_format
-from ...flowmapsr_core.files.lora import PREFIX, load_lora
+from ...flowmapsr_core.files.lora import PREFIX, lora_names
 from ...flowmapsr_core.files.safetensors_file import read_metadata
 from ...flowmapsr_core.method.looks import find_look
 from ...flowmapsr_core.upscaling.device import find_dtype
@@ -93,10 +93,8 @@ def with_lora(patcher: comfy.model_patcher.ModelPatcher, path: Path, scale: floa
     """
     patched = patcher.clone()
     # ComfyUI's own list of layer names is for models that call their network "diffusion_model", as the file does
-    keys = {
-        PREFIX + name.removesuffix(".weight"): f"network.{name}"
-        for name in load_lora(path, patcher.attachments["model"])
-    }
+    names = lora_names(path, patcher.attachments["model"])
+    keys = {PREFIX + name.removesuffix(".weight"): f"network.{name}" for name in names}
     if scale:
         patched.add_patches(comfy.lora.load_lora(comfy.utils.load_torch_file(str(path), safe_load=True), keys), scale)
     return patched
