@@ -21,9 +21,9 @@ def bicubic(height: int, width: int) -> None:
 
 def flowmapsr(height: int, width: int, dtype: str) -> None:
     from flowmapsr.flowmapsr_core import load_model, upscale
-    from flowmapsr.flowmapsr_core.upscaling.device import find_dtype
+    from flowmapsr.flowmapsr_core.upscaling.host import TorchHost, find_dtype
 
-    model = load_model(dtype=find_dtype(dtype, torch.device("cpu")))
+    model = load_model(dtype=find_dtype(dtype, TorchHost(torch.device("cpu"))))
     upscale(model, torch.rand(1, 3, height, width), 4.0, 2)
 
 

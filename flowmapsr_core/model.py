@@ -1,19 +1,22 @@
 """A flow-map model: the map itself, which is trained, and the frozen codec beside it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .codecs import CODECS, Codec, FrozenVAE
+from .errors import UserError
 from .method.flow import Velocity
 from .networks import NETWORKS, Network
 
 POSITIVE_PROMPT = "a high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting"
 NEGATIVE_PROMPT = "oil painting, cartoon, blur, dirty, messy, low quality, deformation, low resolution, oversmooth"
+# a precision, or what chooses one of those that a network supports
+Precision: TypeAlias = torch.dtype | Callable[[Sequence[torch.dtype]], torch.dtype]
 CODEC = "codec."  # what the names of a codec's weights begin with
 
 
@@ -121,11 +124,17 @@ class Model:
         """As :meth:`FlowMap.velocity`, for the positive prompt."""
         return self.flow.velocity(guidance)
 
-    def set_precision(self, dtype: torch.dtype) -> None:
-        """Evaluate in ``dtype``, weights converted in place; a VAE in float32 unless that is bfloat16.
+    def set_precision(self, precision: Precision) -> None:
+        """Evaluate in a precision, weights converted in place; a VAE in float32 unless that is bfloat16.
 
-        SDXL's VAE overflows in float16.
+        SDXL's VAE overflows in float16. Raises :class:`UserError` if the network does not support the precision.
         """
+        supported = self.network.dtypes
+        dtype = precision if isinstance(precision, torch.dtype) else precision(supported)
+        if dtype not in supported:
+            names = ", ".join(str(known).removeprefix("torch.") for known in supported)
+            kind, wrong = type(self.network).__name__, str(dtype).removeprefix("torch.")
+            raise UserError(f"a {kind} does not work in {wrong}; choose auto or one of {names}")
         self.flow.set_precision(dtype)
         if isinstance(self.codec, FrozenVAE):
             self.codec.to(dtype if dtype == torch.bfloat16 else torch.float32)

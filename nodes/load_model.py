@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..flowmapsr_core.upscaling.device import DTYPES
+from ..flowmapsr_core.upscaling.host import DTYPES
 from .comfyui.model_files import model_names
 from .comfyui.runtime import FP8, ModelType, load_patcher
 from .comfyui.schema import advanced, make_schema

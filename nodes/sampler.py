@@ -9,6 +9,7 @@ from ..flowmapsr_core.codecs.probe import differ, probe
 from ..flowmapsr_core.method.looks import Look
 from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, upscale_latent
 from .comfyui.codec import ComfyCodec
+from .comfyui.host import ComfyHost
 from .comfyui.images import split_alpha
 from .comfyui.managed import ManagedModel
 from .comfyui.prompt import find_prompt
@@ -110,8 +111,14 @@ class Sampler(io.ComfyNode):
         managed = ManagedModel(model, (height, width), find_codec(model.attachments["model"].codec, vae), embedding)
         settings = Look(1, guidance, 0, True) if steps == POSTERIOR_MEAN else Look(int(steps), guidance, 0)
         latent = upscale_latent(
-            managed, color, settings, tile=tile or None, overlap=overlap, device=model.load_device, progress=progress()
-        )
+            managed,
+            color,
+            settings,
+            tile=tile or None,
+            overlap=overlap,
+            host=ComfyHost(model.load_device),
+            progress=progress(),
+        )  # fmt: skip
         if isinstance(managed.codec, VAECodec):
             config = managed.codec.config
             latent = latent / config.scaling_factor + config.shift_factor  # as VAE nodes have them

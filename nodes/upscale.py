@@ -7,6 +7,7 @@ from ..flowmapsr_core import upscale
 from ..flowmapsr_core.images.alpha import fill_transparent
 from ..flowmapsr_core.method.looks import LOOKS
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
+from .comfyui.host import ComfyHost
 from .comfyui.images import join_alpha, split_alpha
 from .comfyui.managed import ManagedModel
 from .comfyui.runtime import ModelType, at_look, load_patcher, progress
@@ -44,5 +45,5 @@ class Upscale(io.ComfyNode):
         color, alpha = split_alpha(image)
         managed = ManagedModel(patcher, output_size(color, factor, None))
         visible = fill_transparent(color, alpha)
-        result = upscale(managed, visible, factor, look=look, device=patcher.load_device, progress=progress())
+        result = upscale(managed, visible, factor, look=look, host=ComfyHost(patcher.load_device), progress=progress())
         return io.NodeOutput(join_alpha(result, alpha))

@@ -19,7 +19,7 @@ from flowmapsr.flowmapsr_core.files.safetensors_file import read_metadata
 from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE
 from flowmapsr.flowmapsr_core.images import color, degradation
 from flowmapsr.flowmapsr_core.images.picture_files import read_picture
-from flowmapsr.flowmapsr_core.upscaling import device
+from flowmapsr.flowmapsr_core.upscaling import host
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -261,7 +261,7 @@ def test_help_and_usage_errors_do_not_wait_for_torch(arguments):
 def test_the_parser_knows_the_names_that_there_are():
     assert tuple(color.METHODS) == names.COLORS
     assert tuple(degradation.PRESETS) == names.DEGRADATIONS
-    assert tuple(device.DTYPES) == names.DTYPES
+    assert tuple(host.DTYPES) == names.DTYPES
     for name in flowmapsr_core.__all__:
         assert getattr(flowmapsr_core, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'upscaler'"):

@@ -73,7 +73,7 @@ def test_the_built_in_model_comes_first(server):
 def test_the_workflow_gives_the_pixels_of_the_command_and_the_function(server, prompt, picture, tmp_path):
     from flowmapsr.flowmapsr_core import load_model, upscale
     from flowmapsr.flowmapsr_core.cli import command as cli
-    from flowmapsr.flowmapsr_core.upscaling.device import find_dtype
+    from flowmapsr.flowmapsr_core.upscaling.host import TorchHost, find_dtype
 
     entry = server.succeed(prompt)
     (node,) = server.saved(entry)
@@ -82,7 +82,7 @@ def test_the_workflow_gives_the_pixels_of_the_command_and_the_function(server, p
         cli.main(["upscale", str(source), "--output", str(target), "--scale", "2", "--device", "cpu", "--quiet"]) == 0
     )
     command = np.asarray(Image.open(target), np.float32) / 255
-    model = load_model(dtype=find_dtype("auto", torch.device("cpu")))
+    model = load_model(dtype=find_dtype("auto", TorchHost(torch.device("cpu"))))
     function = upscale(model, picture, 2.0)[0].permute(1, 2, 0).numpy()
     assert node.shape == command.shape == function.shape == (256, 384, 3)
     assert np.abs(node - command).max() <= 1 / 255 + 1e-6

@@ -10,12 +10,13 @@ from flowmapsr.flowmapsr_core.codecs import PixelCodec, VAECodec
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
-from flowmapsr.flowmapsr_core.upscaling.memory import free_memory, is_out_of_memory
+from flowmapsr.flowmapsr_core.upscaling.host import TorchHost
+from flowmapsr.flowmapsr_core.upscaling.memory import is_out_of_memory
 from flowmapsr.flowmapsr_core.upscaling.plan import SMALLEST_TILE, describe, make_plan, sampling_flops
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA = TorchHost(torch.device("cpu")), TorchHost(torch.device("cuda"))
 GIB = 2**30
 
 
@@ -24,7 +25,7 @@ def memory(monkeypatch):
     """Sets the free memory, in bytes."""
 
     def free(size):
-        monkeypatch.setattr("flowmapsr.flowmapsr_core.upscaling.plan.free_memory", lambda device: size)
+        monkeypatch.setattr(TorchHost, "free_memory", lambda self: size)
 
     return free
 
@@ -50,14 +51,14 @@ def xl():
 
 
 def test_there_is_free_memory():
-    assert free_memory(CPU) > 2**20
+    assert CPU.free_memory() > 2**20
 
 
 def test_what_torch_keeps_of_a_gpu_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * GIB, 24 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5 * GIB)
-    assert free_memory(CUDA) == 18 * GIB
+    assert CUDA.free_memory() == 18 * GIB
 
 
 def test_tiles_follow_the_memory(small_model, memory):

@@ -4,7 +4,7 @@ import logging
 from argparse import Namespace
 
 from ..files.convert import convert, read_source, summary
-from ..upscaling.device import DTYPES
+from ..upscaling.host import DTYPES
 from .save import check_name, save
 
 log = logging.getLogger("flowmapsr")

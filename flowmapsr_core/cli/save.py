@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files.checkpoint import save_checkpoint
 from ..model import Model
-from ..upscaling.device import DTYPES
+from ..upscaling.host import DTYPES
 
 
 def check_name(path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import TypeVar, cast
 
 import torch
 
-from ..upscaling.device import find_device
+from ..upscaling.host import find_device
 
 T = TypeVar("T")
 

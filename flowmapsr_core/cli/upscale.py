@@ -17,7 +17,7 @@ from ..images.picture_files import check_fits, read_picture, write_picture
 from ..images.resize import resize_alpha
 from ..method.looks import DEFAULT_LORA_SCALE, find_look
 from ..model import Model
-from ..upscaling.device import find_dtype
+from ..upscaling.host import TorchHost, find_dtype
 from ..upscaling.pipeline import check_scale, output_size, override, upscale
 from .folder import Job, Make, Task, plan_jobs, run_jobs
 from .share import Share
@@ -40,7 +40,7 @@ def run(options: Namespace) -> int:
 
 
 def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
-    model = load_model(options.model, device, find_dtype(options.dtype, device), vae=options.vae)
+    model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)), vae=options.vae)
     merge_loras(model, loras, find_look(options.look).lora_scale)
     if options.prompt is not None:
         set_prompt(model, options.prompt, options.text_encoder)

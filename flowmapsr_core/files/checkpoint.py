@@ -19,7 +19,7 @@ from ..atomic import replacing
 from ..codecs import Codec, FrozenVAE, VAECodec
 from ..codecs.probe import differ
 from ..errors import UserError
-from ..model import CODEC, Model
+from ..model import CODEC, Model, Precision
 from .diffusers_folder import load_folder
 from .safetensors_file import misfit, read_metadata
 from .sources import BUILT_IN, FORMAT, find_model, vae_beside
@@ -117,7 +117,7 @@ def _decoded(text: str) -> Any:
 def load_model(
     name_or_path: str | Path = BUILT_IN,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: Precision = torch.float32,
     vae: Path | VAECodec | None = None,
 ) -> Model:
     """Load a model for inference.
@@ -125,14 +125,15 @@ def load_model(
     Args:
         name_or_path: ``built-in``, a checkpoint, a folder with one or in diffusers' layout, or ``hub:OWNER/NAME``; see
             :func:`flowmapsr.flowmapsr_core.files.sources.find_model`.
-        device, dtype: where and in what precision its weights are kept and evaluated.
+        device: where its weights are kept and evaluated.
+        dtype: in what precision, or what chooses one of those that its network supports.
         vae: VAE to use in place of the model's, or because it has none, or its path, see
             :func:`.vae_file.load_vae`. A folder ``vae`` beside a checkpoint that has none is
             found by itself.
 
     Raises:
         UserError: the file is missing, damaged, of another kind, or its tensors do not fit its configuration; the VAE
-            does not fit the checkpoint, or there is none.
+            does not fit the checkpoint, or there is none; the network does not work in that precision.
     """
     path = find_model(name_or_path)
     model = load_folder(path, vae) if path.is_dir() else _load_file(path, vae)

@@ -7,6 +7,7 @@ Each is built from its ``Config`` dataclass, kept as ``config``, and has
 - ``forward(x, t, s, prompt, guidance)``: one after the other;
 - ``channels`` of its latents, ``stride`` (latent cells that sizes must be multiples of), ``receptive_radius`` (how far
   an output cell sees, None for everywhere), ``floats_per_cell`` (numbers alive at the peak of an evaluation);
+- ``dtypes`` that it computes in, ``storage_dtypes`` of fewer bits that its large weights may be kept in besides;
 - ``lora_targets`` (layers that a LoRA changes unless told) and ``checkpoint_activations()`` for training.
 
 A new one is a file here and a line below.

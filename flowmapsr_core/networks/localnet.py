@@ -125,6 +125,8 @@ class LocalNet(nn.Module):
     """
 
     Config = LocalNetConfig
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    storage_dtypes = (torch.float8_e4m3fn,)
     lora_targets = ("gate", "conv1", "conv2")  # layers that a LoRA changes unless told: all of every residual block
 
     def __init__(self, config: LocalNetConfig | None = None) -> None:

@@ -77,6 +77,8 @@ class UNet(nn.Module):
 
     Config = UNetConfig
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")  # the projections of every attention
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    storage_dtypes = (torch.float8_e4m3fn,)
     receptive_radius = None  # attention and group norms see everything
     unet: Any  # a UNet2DConditionModel, whose annotations leave open which parts there are
 

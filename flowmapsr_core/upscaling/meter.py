@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from .host import Host
 from .preview import LONGEST_SIDE, Preview
 from .tiling import Box
 
@@ -18,12 +19,14 @@ class Meter:
     Attributes:
         progress: None if nobody looks.
         images: how many are still to do, the current one included.
+        host: asked after every tile and band whether the user has cancelled.
         done, total: tiles of all images, and bands as a share of :data:`BAND_TICKS`.
     """
 
-    def __init__(self, progress: Progress | None, images: int) -> None:
+    def __init__(self, progress: Progress | None, images: int, host: Host) -> None:
         self.progress = progress
         self.images = images
+        self.host = host
         self.done = self.total = self.finished = 0
         self.preview: Preview | None = None
         self.picture: Callable[[], Tensor]
@@ -61,5 +64,6 @@ class Meter:
     def reach(self, done: int) -> None:
         """Report that so much is done."""
         self.done = done
+        self.host.check_cancelled()
         if self.progress is not None:
             self.progress(done, self.total, self.picture)

@@ -16,6 +16,7 @@ from ..images.resize import resize
 from ..method.flow import check_steps, posterior_mean, sample
 from ..method.looks import Look, find_look
 from ..model import Model
+from .host import Host, TorchHost
 from .meter import Meter, Progress
 from .plan import Plan, describe, in_memory, make_plan, ticks
 from .preview import Preview
@@ -40,7 +41,7 @@ def upscale(
     color: str = "lr-residual",
     color_strength: float = 1.0,
     tile: int | None = None,
-    device: torch.device | None = None,
+    host: Host | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Upscale photographs.
@@ -56,7 +57,7 @@ def upscale(
         color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`.
         tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With a
             ``LocalNet`` the result is the same for any value.
-        device: where the work is done; default the weights'.
+        host: the machine that does the work; default the device of the weights, as torch sees it.
         progress: called as ``progress(done, total, preview)`` after every tile; ``preview()`` gives the picture as it
             stands, (1, 3, h, w) in [0, 1], small. Raise from it to cancel.
 
@@ -69,8 +70,8 @@ def upscale(
     size = output_size(image, scale, size)
     settings = override(find_look(look), steps, guidance)
     check_color(color, color_strength)
-    device = device or model.device
-    plan = make_plan(model, size, device, tile)
+    host = host or TorchHost(model.device)
+    plan = make_plan(model, size, host, tile)
     if log.isEnabledFor(logging.INFO):  # counting operations takes a moment
         log.info("%s", describe(plan, model, settings.steps))
 
@@ -81,7 +82,7 @@ def upscale(
         del x0
         return match_color(sr, lr, color, color_strength).clamp_(0, 1)
 
-    return each(work, image, model, settings, plan, device, progress)
+    return each(work, image, model, settings, plan, host, progress)
 
 
 @torch.no_grad()
@@ -92,7 +93,7 @@ def upscale_latent(
     *,
     tile: int | None = None,
     overlap: int = 0,
-    device: torch.device | None = None,
+    host: Host | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """HR latents of images that have been resized to their final size already; the rest is as in :func:`upscale`.
@@ -104,8 +105,8 @@ def upscale_latent(
     Returns:
         (B, C, ceil(H / factor), ceil(W / factor)) float32, scaled, on the image's device; factor is the codec's.
     """
-    device = device or model.device
-    plan = make_plan(model, (image.shape[2], image.shape[3]), device, tile)
+    host = host or TorchHost(model.device)
+    plan = make_plan(model, (image.shape[2], image.shape[3]), host, tile)
     if overlap:
         plan = replace(plan, overlap=-(-overlap // model.codec.factor))
 
@@ -113,7 +114,7 @@ def upscale_latent(
         meter.begin(ticks(plan, model, settings.steps, runs=1), single)
         return sample_image(model, single.clamp(0, 1), settings, meter, plan)
 
-    return each(work, image, model, settings, plan, device, progress)
+    return each(work, image, model, settings, plan, host, progress)
 
 
 def each(
@@ -122,14 +123,14 @@ def each(
     model: Model,
     settings: Look,
     plan: Plan,
-    device: torch.device,
+    host: Host,
     progress: Progress | None,
 ) -> Tensor:
     """``work`` of every image of a batch, one after another, with less memory where there is not enough."""
-    meter, results = Meter(progress, len(images)), []
+    meter, results = Meter(progress, len(images), host), []
     for image in images.float().split(1):
-        attempt = partial(work, image.to(device), meter)
-        result, plan = in_memory(plan, model, settings.steps, attempt)
+        attempt = partial(work, image.to(host.device), meter)
+        result, plan = in_memory(plan, model, host, settings.steps, attempt)
         meter.finish()
         results.append(result.to(images.device))
         del result

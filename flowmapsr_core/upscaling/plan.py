@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..model import Model
 from ..networks import flops
-from .memory import free_memory, is_out_of_memory
+from .host import Host
 from .meter import BAND_TICKS
 from .tiling import Tiling, tiling_for
 
@@ -72,13 +71,13 @@ class Plan:
         return replace(self, tile=half, overlap=_overlap(model, half), batch=1, rows=rows, offload=True)
 
 
-def make_plan(model: Model, size: tuple[int, int], device: torch.device, tile: int | None = None) -> Plan:
+def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None = None) -> Plan:
     """Plan for an output of ``size`` (height, width) on a device.
 
     Args:
         model: tells what an evaluation and a run of the codec take.
         size: output pixels.
-        device: where the work is done; half of its free memory is left to the image itself and to other programs.
+        host: the machine that does the work; half of its free memory is left to the image itself and to other programs.
         tile: longest side of a tile in output pixels, 0 for none, None to choose.
 
     Raises:
@@ -87,8 +86,8 @@ def make_plan(model: Model, size: tuple[int, int], device: torch.device, tile: i
     if tile is not None and tile < 0:
         raise UserError(f"the tile is {tile}; use a side in pixels, or 0 for no tiles")
     cells = latent_cells(model, size)
-    free = free_memory(device)
-    budget = min(free // 2, CPU_BUDGET) if device.type == "cpu" else free // 2
+    free = host.free_memory()
+    budget = min(free // 2, CPU_BUDGET) if host.device.type == "cpu" else free // 2
     per_cell = model.network.floats_per_cell * model.dtype.itemsize
     side = -(-tile // model.codec.factor) if tile is not None else _largest_tile(model, cells, budget / per_cell)
     tiled = 0 < side < max(cells)
@@ -130,12 +129,14 @@ def ticks(plan: Plan, model: Model, steps: int, runs: int) -> int:
     return plan.evaluations(model, steps) + (runs * BAND_TICKS if plan.rows else 0)
 
 
-def in_memory(plan: Plan, model: Model, steps: int, attempt: Callable[[Plan], Tensor]) -> tuple[Tensor, Plan]:
+def in_memory(
+    plan: Plan, model: Model, host: Host, steps: int, attempt: Callable[[Plan], Tensor]
+) -> tuple[Tensor, Plan]:
     """What ``attempt`` makes by a plan, and that plan; where memory runs out, by a smaller one, tried once."""
     try:
         return attempt(plan), plan
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not host.is_out_of_memory(error):
             raise
         plan = plan.smaller(model)
     # not up there, where the exception holds the tensors of the first attempt

@@ -62,13 +62,10 @@ class ComfyCodec(VAECodec):
         return vae.decode(latent.float()).movedim(-1, 1).to(latent.device) * 2 - 1
 
 
-def settings(bands: Bands | None) -> tuple[int, comfy_vae.Progress]:
+def settings(bands: Bands | None) -> tuple[int, comfy_vae.Progress | None]:
     """Rows, and what to call after a band; whether bands lie in host memory is decided when memory is asked for."""
 
-    def heed_cancel(_done: int, _total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-    return (bands.rows, bands.progress or heed_cancel) if bands else (0, heed_cancel)
+    return (bands.rows, bands.progress) if bands else (0, None)
 
 
 def vae_of_checkpoint(path: str, config: VAECodecConfig) -> comfy.sd.VAE | None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
 from ...flowmapsr_core import UserError
 from ...flowmapsr_core.images.resize import resize_alpha
+from .host import ComfyHost
 
 
 def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -30,8 +30,9 @@ def join_alpha(color: Tensor, alpha: Tensor | None = None) -> Tensor:
 
 def singles(images: Tensor) -> Iterator[Tensor]:
     """The images of a batch, (1, C, H, W): work needs memory for one, and a cancel is heard before each."""
+    host = ComfyHost()
     for image in images.split(1):
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        host.check_cancelled()
         yield image
 
 

@@ -17,15 +17,17 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor, nn
 
-from ...flowmapsr_core import load_model
+from ...flowmapsr_core import UserError, load_model
 from ...flowmapsr_core.codecs import PixelCodec, VAECodecConfig
 from ...flowmapsr_core.files.checkpoint import BUILT_IN, check_format
 from ...flowmapsr_core.files.lora import PREFIX, lora_names
 from ...flowmapsr_core.files.safetensors_file import read_metadata
 from ...flowmapsr_core.method.looks import find_look
-from ...flowmapsr_core.upscaling.device import find_dtype
+from ...flowmapsr_core.networks import Network
+from ...flowmapsr_core.upscaling.host import find_dtype
 from ...flowmapsr_core.upscaling.meter import Progress
 from .codec import ComfyCodec, vae_of_checkpoint
+from .host import ComfyHost
 from .model_files import model_path
 from .pixel_vae import NoVAE, PixelVAE
 
@@ -42,13 +44,13 @@ def load_patcher(name: str = BUILT_IN, dtype: str = "auto") -> comfy.model_patch
     What it patches is the flow map; the whole model is its attachment "model", what stands for its VAE "vae".
     """
     path = model_path(name)
-    device = comfy.model_management.get_torch_device()
+    host = ComfyHost()
     codec = None if path == BUILT_IN else comfy_codec(path)
-    model = load_model(path, dtype=find_dtype("auto" if dtype == FP8 else dtype, device), vae=codec)
+    model = load_model(path, dtype=find_dtype("auto" if dtype == FP8 else dtype, host), vae=codec)
     use_comfy_layers(model.flow)
     if dtype == FP8:
         store_in_fp8(model.network)
-    patcher = comfy.model_patcher.ModelPatcher(model.flow, device, comfy.model_management.unet_offload_device())
+    patcher = comfy.model_patcher.ModelPatcher(model.flow, host.device, comfy.model_management.unet_offload_device())
     own = PixelVAE(model.codec) if isinstance(model.codec, PixelCodec) else getattr(model.codec, "comfy_vae", None)
     patcher.set_attachments("model", model)
     patcher.set_attachments("vae", own or NoVAE(name))
@@ -79,8 +81,13 @@ def use_comfy_layers(model: nn.Module) -> None:
             module.__class__ = getattr(comfy.ops.manual_cast, type(module).__name__, type(module))
 
 
-def store_in_fp8(network: nn.Module) -> None:
-    """Store the large weights in 8 bits; ``comfy.ops`` layers cast them when they are used."""
+def store_in_fp8(network: Network) -> None:
+    """Store the large weights in 8 bits; ``comfy.ops`` layers cast them when they are used.
+
+    Raises :class:`UserError` if the network does not support it.
+    """
+    if torch.float8_e4m3fn not in network.storage_dtypes:
+        raise UserError(f"a {type(network).__name__} cannot be kept in {FP8}; set weight_dtype to auto")
     for module in network.modules():
         if hasattr(module, "comfy_cast_weights") and module.weight.numel() >= LARGE:
             module.weight.data = module.weight.data.to(torch.float8_e4m3fn)
@@ -114,12 +121,11 @@ def at_look(patcher: comfy.model_patcher.ModelPatcher, look: str) -> comfy.model
 
 
 def progress() -> Progress:
-    """Progress bar, with a preview if the user wants any; raises ComfyUI's interrupt when the user cancels."""
+    """Progress bar, with a preview if the user wants any."""
     bar, wanted = None, args.preview_method != LatentPreviewMethod.NoPreviews
 
     def update(done: int, total: int, preview: Callable[[], Tensor]) -> None:
         nonlocal bar
-        comfy.model_management.throw_exception_if_processing_interrupted()
         bar = bar or comfy.utils.ProgressBar(total)
         bar.update_absolute(done, total, ("JPEG", to_picture(preview()), args.preview_size) if wanted else None)
 
@@ -138,7 +144,6 @@ def percent() -> Callable[[int, int], None]:
 
     def update(done: int, total: int) -> None:
         nonlocal shown
-        comfy.model_management.throw_exception_if_processing_interrupted()
         if 100 * done // total != shown:
             shown = 100 * done // total
             bar.update_absolute(shown)

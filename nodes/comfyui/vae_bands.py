@@ -13,7 +13,7 @@ from comfy.ldm.modules.diffusionmodules import model as layers
 from torch import Tensor
 
 from ...flowmapsr_core.codecs import exact_vae
-from ...flowmapsr_core.upscaling.memory import is_out_of_memory
+from .host import ComfyHost
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -96,21 +96,21 @@ def in_bands(
     """``exact_vae.decode`` or ``encode`` of every image of a batch, which are ``size`` pixels."""
     height, width = size
     widths = [level.block[0].out_channels for level in vae.first_stage_model.encoder.down]
-    on_cpu = comfy.model_management.is_device_cpu(vae.device)
+    host, on_cpu = ComfyHost(vae.device), comfy.model_management.is_device_cpu(vae.device)
     rows = rows or default_rows(widths, height, width, on_cpu)
     # what is held is a residual block's input and its branch, with every pixel
     memory = AT_WORK + sum(widths[:2]) * height * width * vae.vae_dtype.itemsize
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory, force_full_load=True)
     exact = to_diffusers(vae)
-    offload = not on_cpu and memory > comfy.model_management.get_free_memory(vae.device)
+    offload = not on_cpu and memory > host.free_memory()
     run = partial(work, exact, offload=offload)
     parts = []
     for index, single in enumerate(x.to(vae.device).split(1)):
-        report = progress and shifted(progress, index, len(x))
+        report = banded(host, progress, index, len(x))
         try:
             part = run(single, rows, progress=report)
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not host.is_out_of_memory(error):
                 raise
             part = None
         if part is None:  # out here, as the exception holds the tensors of the first attempt
@@ -129,6 +129,12 @@ def default_rows(widths: Sequence[int], height: int, width: int, on_cpu: bool) -
     return max(rows, 1 if on_cpu else FEWEST_ROWS)
 
 
-def shifted(progress: Progress, index: int, number: int) -> Progress:
-    """The callback for one image of several."""
-    return lambda done, total: progress(index * total + done, number * total)
+def banded(host: ComfyHost, progress: Progress | None, index: int, number: int) -> Progress:
+    """What is done after a band of image ``index`` of several: the user may have cancelled, and looks on."""
+
+    def report(done: int, total: int) -> None:
+        host.check_cancelled()
+        if progress is not None:
+            progress(index * total + done, number * total)
+
+    return report

@@ -9,7 +9,7 @@ import torch
 
 from ...flowmapsr_core.errors import UserError, check
 from ...flowmapsr_core.model import Model
-from ...flowmapsr_core.upscaling.device import DTYPES
+from ...flowmapsr_core.upscaling.host import DTYPES
 from ..data.crops import Data
 from ..data.pairs import Degrade
 from ..data.time_pairs import TimePairs

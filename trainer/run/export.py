@@ -8,7 +8,7 @@ from ...flowmapsr_core.files.checkpoint import save_checkpoint
 from ...flowmapsr_core.files.lora import save_lora
 from ...flowmapsr_core.files.origin import ORIGIN
 from ...flowmapsr_core.model import Model
-from ...flowmapsr_core.upscaling.device import DTYPES
+from ...flowmapsr_core.upscaling.host import DTYPES
 from ..recipe.recipe import Recipe, Stage
 
 

@@ -18,7 +18,7 @@ from ...flowmapsr_core.images.degradation import degrade, preset
 from ...flowmapsr_core.images.resize import resize
 from ...flowmapsr_core.method.looks import LOOKS
 from ...flowmapsr_core.model import Model
-from ...flowmapsr_core.upscaling.device import DTYPES, find_device, find_dtype
+from ...flowmapsr_core.upscaling.host import DTYPES, TorchHost, find_device, find_dtype
 from ..data.photos import find_photos, load_rgb, to_tensor
 from ..run.validation import score
 
@@ -57,7 +57,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         device = find_device(options.device)
-        model = load_model(options.model, device, find_dtype(options.dtype, device))
+        model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)))
         images = [to_tensor(load_rgb(photo))[None] for photo in find_photos(options.folder)[0]]
         header = ["LR", "factor", "bicubic", *COLUMNS]
         print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
