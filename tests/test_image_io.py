@@ -153,6 +153,24 @@ def test_files_that_are_no_image(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("decoder error -9"),
+        ValueError("Pixel allocation failed: Out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_file_is_not_damaged_where_memory_runs_out(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    Image.fromarray(samples(3, 8)).save(tmp_path / "in.png")
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(MemoryError):
+        read_picture(tmp_path / "in.png")
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     picture = Picture(torch.rand(1, 3, 8, 8))
     path = tmp_path / "out.png"

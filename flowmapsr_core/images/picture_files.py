@@ -35,6 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95, "method": 4},
 }
+LACK_OF_MEMORY = ("out of memory", "decoder error -9", "can't allocate memory")  # as Pillow, libtiff and torch say it
 ORIENTATION = 0x0112
 # EXIF that describes how this file stores its pixels (orientation included: they are upright from here on)
 LAYOUT_TAGS = {ORIENTATION, 254, 255, *range(256, 264), 266, 273, 277, 278, 279, 284, 317, *range(320, 326), 338, 339}
@@ -135,7 +136,10 @@ def orientation_of(image: Image.Image) -> int:
 
 @contextlib.contextmanager
 def opened(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
-    """An image file, not yet decoded; what Pillow raises here or in the block becomes a :class:`UserError`."""
+    """An image file, not yet decoded; what Pillow raises here or in the block becomes a :class:`UserError`.
+
+    ``MemoryError`` stays one, and becomes of all that means it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd tags would not tell a user anything
@@ -148,7 +152,10 @@ def opened(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise UserError(f"{name} is too large an image: {error}") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
-        raise UserError(f"{name} is damaged or truncated ({_reason(error)}); copy it again") from error
+        reason = _reason(error)
+        if any(words in reason.lower() for words in LACK_OF_MEMORY):
+            raise MemoryError(reason) from error
+        raise UserError(f"{name} is damaged or truncated ({reason}); copy it again") from error
 
 
 def write_picture(picture: Picture, path: Path) -> None:
