@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -198,6 +199,38 @@ def test_a_picture_too_large_for_the_memory_leaves_the_others_alone(tmp_path, sm
     assert "out of memory; once more with less" in warning
     assert line.startswith(f"flowmapsr: error: {folder / 'large.png'}: not enough memory")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.png"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("unable to mmap: Cannot allocate memory (12)")])
+def test_a_model_too_large_for_the_memory_is_one_line(error, image, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(upscale_module, "load_model", fail)
+    assert run("upscale", image, "--output", tmp_path / "out.png", "--quiet") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("flowmapsr: error: not enough memory for the model")
+
+
+def test_naming_an_error_imports_nothing(image, tmp_path, capsys, monkeypatch):
+    """torch._dynamo takes seconds and memory, of which there may be none."""
+
+    class TorchDynamoException(RuntimeError):
+        pass
+
+    def fail(*_, **__):
+        raise TorchDynamoException("no compiler\nin this place")
+
+    monkeypatch.setattr(upscale_module, "upscale", fail)
+    command = ("upscale", image, "--output", tmp_path / "out.png", "--quiet")
+    monkeypatch.delitem(sys.modules, "torch._dynamo.exc", raising=False)
+    assert run(*command) == 2
+    assert "torch._dynamo.exc" not in sys.modules
+    assert "too odd (TorchDynamoException: no compiler in this place)" in capsys.readouterr().err
+    compiler = SimpleNamespace(TorchDynamoException=TorchDynamoException)
+    monkeypatch.setitem(sys.modules, "torch._dynamo.exc", compiler)
+    assert run(*command) == 2
+    assert "--compile does not work here (no compiler); leave it out" in capsys.readouterr().err
 
 
 def test_what_a_format_cannot_hold_is_said_before_the_work(tmp_path, capsys, monkeypatch):

@@ -27,3 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("flowmapsr: stopped", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        from ..upscaling.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        print("flowmapsr: error: not enough memory for the model; close other programs", file=sys.stderr)
+        return 2

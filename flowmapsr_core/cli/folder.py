@@ -147,9 +147,8 @@ def _in_one_line(error: Exception, source: Path, task: Task) -> str:
         return str(error) if str(source) in str(error) else f"{source}: {error}"
     if is_out_of_memory(error):
         return f"{source}: not enough memory; close other programs, or use {task.less}"
-    from torch._dynamo.exc import TorchDynamoException  # half of torch's time to import
-
-    if isinstance(error, TorchDynamoException):
+    dynamo = sys.modules.get("torch._dynamo.exc")  # not imported for this: it takes seconds, and memory
+    if dynamo is not None and isinstance(error, dynamo.TorchDynamoException):
         return f"{source}: --compile does not work here ({str(error).splitlines()[0]}); leave it out"
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"{source} is too odd ({what}); --verbose says where. Save it anew with another program"

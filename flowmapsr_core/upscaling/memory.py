@@ -8,8 +8,12 @@ from typing import Any
 import torch
 
 # In what torch says of memory that ran out, where its error has no class of its own: MPS and CUDA's own calls ("out of
-# memory"), the CPU's allocator on Linux and macOS, on Windows, and libraries that use the C++ one.
-SAYINGS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+# memory"), the CPU's allocator on Linux and macOS, on Windows, libraries that use the C++ one, files that are mapped,
+# and oneDNN, which convolves on a CPU.
+SAYINGS = (
+    "out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation",
+    "cannot allocate memory", "could not create a primitive",
+)  # fmt: skip
 CGROUP = Path("/sys/fs/cgroup")  # limits of a container, where it is one
 
 
