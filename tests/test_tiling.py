@@ -1,4 +1,4 @@
-"""Blended tiles against closed forms; exact ones are in test_network.py."""
+"""Where tiles lie, and blended ones against closed forms; that exact ones are exact is in test_network.py."""
 
 import itertools
 
@@ -69,6 +69,27 @@ def test_windows_sum_to_one_and_stay_flat_at_image_borders(length, overlap):
     for start, window in zip(starts, windows, strict=True):
         own = torch.tensor([start <= cell < start + 32 for cell in alone])
         assert torch.equal(window[torch.tensor(alone)[own] - start], torch.ones(int(own.sum())))
+
+
+@pytest.mark.parametrize("length", [4, 60, 132, 200, 388])
+@pytest.mark.parametrize("tile", [4, 20, 64, 132])
+@pytest.mark.parametrize("halo", [0, 8, 64])
+def test_exact_tiles_all_read_the_same_shape(halo, tile, length):
+    tiling, size = HaloTiling(tile, halo, 4), (length, 68)
+    boxes = tiling.boxes(*size)
+    reads = [tiling.reads(box, *size) for box in boxes]
+    ((height, width),) = {(bottom - top, right - left) for top, left, bottom, right in reads}
+    assert height <= min(tile + 2 * halo, length)
+    assert width <= min(tile + 2 * halo, 68)
+    kept = torch.zeros(size)
+    for (top, left, bottom, right), read in zip(boxes, reads, strict=True):
+        kept[top:bottom, left:right] += 1
+        assert all(side % 4 == 0 for side in read)
+        assert all(0 <= first <= max(start - halo, 0) for first, start in zip(read[:2], (top, left), strict=True))
+        assert all(min(end + halo, side) <= last <= side
+                   for last, end, side in zip(read[2:], (bottom, right), size, strict=True))  # fmt: skip
+    assert torch.equal(kept, torch.ones(size))
+    assert len(boxes) <= -(-length // tile) * -(-68 // tile)
 
 
 def test_two_constant_tiles_meet_in_a_raised_cosine():

@@ -45,7 +45,7 @@ def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch
     if options.prompt is not None:
         set_prompt(model, options.prompt, options.text_encoder)
     if options.compile:
-        # every tile has the same shape: on a GPU its kernels are recorded once and replayed as a CUDA graph
+        # all tiles of an image have the same shape: on a GPU its kernels are recorded once and replayed as a CUDA graph
         mode = "reduce-overhead" if device.type == "cuda" else "default"
         model.network.evaluate = torch.compile(model.network.evaluate, mode=mode)
     return model

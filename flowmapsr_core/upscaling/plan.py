@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -154,17 +153,18 @@ def latent_cells(model: Model, size: Sequence[int]) -> tuple[int, int]:
 def sampling_flops(plan: Plan, model: Model, steps: int) -> int:
     """Floating-point operations of all evaluations, a multiply-add counted as two."""
     tiling = plan.tiling(model)
-    reads = [tiling.reads(box, *plan.cells) for box in tiling.boxes(*plan.cells)]
-    shapes = Counter((bottom - top, right - left) for top, left, bottom, right in reads)
-    return steps * sum(count * flops(model.network, *shape) for shape, count in shapes.items())
+    boxes = tiling.boxes(*plan.cells)
+    top, left, bottom, right = tiling.reads(boxes[0], *plan.cells)  # as large as all others
+    return steps * len(boxes) * flops(model.network, bottom - top, right - left)
 
 
 def describe(plan: Plan, model: Model, steps: int) -> str:
     """The plan in words, in one line."""
     height, width = plan.cells
-    tiles = len(plan.tiling(model).boxes(height, width))
+    boxes = plan.tiling(model).boxes(height, width)
+    tiles, side = len(boxes), max(max(bottom - top, right - left) for top, left, bottom, right in boxes)
     parts = [
-        f"latent of {width}x{height} cells in {tiles} tiles of at most {plan.tile}" if tiles > 1 else
+        f"latent of {width}x{height} cells in {tiles} tiles of at most {side}" if tiles > 1 else
         f"latent of {width}x{height} cells, untiled",
         f"{plan.overlap} cells shared by neighbours, {plan.batch} at once" if tiles > 1 and plan.overlap else "",
         f"{plan.evaluations(model, steps)} evaluations, {sampling_flops(plan, model, steps) / 1e12:.3g} TFLOP",

@@ -1,5 +1,6 @@
 """Exact tiling for networks with a finite receptive field."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -14,11 +15,13 @@ from .grid import Box, TileCallback, crop, tile_starts
 class HaloTiling:
     """Exact tiling for a network with a finite receptive field.
 
-    Every tile is evaluated with ``halo`` more cells on each side (fewer at the image's own border, where the network
-    pads as it does untiled), and only the tile itself is kept. That equals the untiled result, so nothing is blended.
+    The network is given parts of the image that overlap, and of each only what lies ``halo`` cells from its sides is
+    kept, and what lies at the image's own border, where the network pads as it does untiled. That equals the untiled
+    result, so nothing is blended. All parts have the same shape: a compiled network is compiled once for an image.
 
     Attributes:
-        tile: longest side of a tile in latent cells, a multiple of ``stride``; 0 for one tile.
+        tile: longest side of what is kept inside an image, a multiple of ``stride``; 0 for one tile. At the image's
+            border ``halo`` more are kept.
         halo: at least the network's receptive radius, a multiple of ``stride``.
         stride: the network's stride.
     """
@@ -28,25 +31,31 @@ class HaloTiling:
     stride: int
 
     def boxes(self, height: int, width: int) -> list[Box]:
-        """(top, left, bottom, right) of every tile of a latent, rows first."""
-        side_y, side_x = (self._side(length) for length in (height, width))
+        """(top, left, bottom, right) of every tile of a latent, rows first; they do not overlap."""
+        rows, columns = self._cuts(height), self._cuts(width)
         return [
-            (top, left, top + side_y, left + side_x)
-            for top in tile_starts(height, side_y, self.stride)
-            for left in tile_starts(width, side_x, self.stride)
+            (top, left, bottom, right)
+            for top, bottom in itertools.pairwise(rows)
+            for left, right in itertools.pairwise(columns)
         ]
 
     def reads(self, box: Box, height: int, width: int) -> Box:
         """The box that the network is given for a tile."""
-        top, left, bottom, right = box
-        halo = self.halo
-        return max(top - halo, 0), max(left - halo, 0), min(bottom + halo, height), min(right + halo, width)
+        top, left = (max(start - self.halo, 0) for start in box[:2])
+        return top, left, top + self._side(height), left + self._side(width)
 
     def _side(self, length: int) -> int:
-        """The smallest tile that covers ``length`` with as few tiles: what neighbours share is computed twice."""
+        """The smallest side of parts that cover ``length`` with as few: what two of them share is computed twice."""
         if not 0 < self.tile < length:
             return length
-        return math.ceil(length / math.ceil(length / self.tile) / self.stride) * self.stride
+        margins = 2 * self.halo
+        count = max(math.ceil((length - margins) / self.tile), 2)
+        return min(math.ceil((length - margins) / count / self.stride) * self.stride + margins, length)
+
+    def _cuts(self, length: int) -> list[int]:
+        """Where an axis is cut into tiles, both ends included."""
+        _, *starts = tile_starts(length, self._side(length), self.stride, 2 * self.halo)
+        return [0, *(start + self.halo for start in starts), length]
 
     def velocity(self, u: Velocity, on_tile: TileCallback | None = None) -> Velocity:
         """``u`` evaluated tile by tile.
