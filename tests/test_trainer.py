@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import multiprocessing
 import random
 import re
 import signal
@@ -25,11 +26,12 @@ from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.trainer.learning.adapter import add_lora
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.export import export, start_of
+from flowmapsr.trainer.run.loop import StageRun
 from flowmapsr.trainer.run.start import build_model
 from flowmapsr.trainer.run.state import claim_folder
 from PIL import Image
 from safetensors.torch import load_file
-from trainer_process import SHARDED, arguments, failure, start, train, train_on_two
+from trainer_process import SHARDED, arguments, failure, start, stop_at, train, train_on_two
 
 ALL_STAGES = (
     'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=2,objective="lagrangian"},'
@@ -103,6 +105,41 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(recipe_file, data, t
     assert steps == list(range(1, 9))
 
 
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 1)])
+def test_a_signal_lets_the_step_end_and_saves_it(recipe_file, data, tmp_path, monkeypatch, number, workers):
+    stages = 'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=4}]'
+    settings = (recipe_file, data, stages, "output.every=100", f"data.workers={workers}")
+    whole, pieces = f"output.folder={tmp_path / 'whole'}", f"output.folder={tmp_path / 'pieces'}"
+    assert train(*settings, whole).status == 0
+
+    def stop(stage, crops):
+        if stage.step == 3:
+            for worker in multiprocessing.active_children():
+                subprocess.run(["kill", f"-{number.value}", str(worker.pid)], check=True)
+        return stop_at(3, number)(stage, crops)
+
+    monkeypatch.setattr(StageRun, "train_step", stop)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    done = train(*settings, pieces)
+    assert (done.status, done.err.splitlines()[-1]) == (128 + number, "stopped; the same command goes on from step 4")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert json.loads((tmp_path / "pieces" / "state" / "place.json").read_text()) == {"stage": 1, "step": 2}
+    monkeypatch.undo()
+    done = train(*settings, pieces)
+    assert (done.status, "guided: step 2 of 4" in done.out) == (0, True)
+    for name in ("stage-2-guided", "model"):
+        expected = load_file(tmp_path / "whole" / f"{name}.safetensors")
+        for key, tensor in load_file(tmp_path / "pieces" / f"{name}.safetensors").items():
+            assert torch.equal(tensor, expected[key]), (name, key)
+
+
+def test_a_second_signal_stops_at_once(recipe_file, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(StageRun, "train_step", lambda *_: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+    done = train(recipe_file, data, "output.every=100", f"output.folder={tmp_path}")
+    assert (done.status, "goes on from the last checkpoint" in done.err) == (130, True)
+    assert not (tmp_path / "state").exists()
+
+
 class Trap:
     """Touches a file when it is unpickled."""
 
@@ -156,8 +193,11 @@ def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data
     done = train(recipe_file, *settings, f"output.folder={one}")
     assert (done.status, "processes: 1" in done.out) == (0, True), done.err
     assert train(recipe_file, *settings, f"output.folder={parts}", "optimizer.accumulate=2").status == 0
-    statuses, said = train_on_two(recipe_file, *settings, f"output.folder={two}", log=tmp_path / "log")
-    assert (statuses, "processes: 2" in said) == ([0, 0], True), said
+    command = partial(train_on_two, recipe_file, *settings, f"output.folder={two}", log=tmp_path / "log")
+    statuses, said = command(sigterm=4)  # of one process, in the first step of the last stage
+    assert (statuses, "the same command goes on from step 5" in said) == ([143, 143], True), said
+    statuses, said = command()
+    assert (statuses, "adversarial: step 1 of 4, " in said, "processes: 2" in said) == ([0, 0], True, True), said
     for file in ("model", "lora"):
         expected = load_file(one / f"{file}.safetensors")
         for run in (parts, two):

@@ -5,6 +5,7 @@ import gc
 import io
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,6 +16,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType
 from flowmapsr.trainer.__main__ import main
+from flowmapsr.trainer.run.loop import StageRun
 
 # A server imports torch once, and what it forks has run nothing yet.
 PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
@@ -22,6 +24,7 @@ if os.name == "posix":
     PROCESSES.set_forkserver_preload(["flowmapsr.trainer.run.loop", "flowmapsr.trainer.learning.adapter", "lpips"])
 gc.freeze()  # every stage ends with collections, which need not go through all that is imported
 atexit.register(gc.unfreeze)
+TRAIN_STEP = StageRun.train_step
 SHARDED = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -60,34 +63,56 @@ def failure(recipe, *overrides):
     return last
 
 
-def start(recipe, *overrides, log=os.devnull, largest_file=None, environment=None):
-    """A process that trains and says into ``log`` what it has to say. It can write no file above ``largest_file``."""
-    settings = (log, largest_file, environment or {})
+def stop_at(step, number):
+    """A method for StageRun's ``train_step`` that sends this process a signal in the step after ``step``."""
+
+    def train_step(stage, crops):
+        if stage.step == step:
+            signal.raise_signal(number)
+        return TRAIN_STEP(stage, crops)
+
+    return train_step
+
+
+def start(recipe, *overrides, log=os.devnull, largest_file=None, sigterm=None, environment=None):
+    """A process that trains and says into ``log`` what it has to say.
+
+    It can write no file of more than ``largest_file`` bytes, and gets SIGTERM in the step after ``sigterm``.
+    """
+    settings = (log, largest_file, sigterm, environment or {})
     process = PROCESSES.Process(target=_run, args=(arguments(recipe, *overrides), *settings))
     process.start()
     return process
 
 
-def train_on_two(recipe, *overrides, log, environment=None):
-    """A run on two processes, as a launcher starts them; returns the exit statuses and what the first one said."""
+def train_on_two(recipe, *overrides, log, sigterm=None, environment=None):
+    """A run on two processes, as a launcher starts them; returns the exit statuses and what the first one said.
+
+    Only the second gets SIGTERM, in the step after ``sigterm``.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
     place |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true", **(environment or {})}
     logs = (log, log.with_suffix(".second"))
     ranks = [{**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    processes = [start(recipe, *overrides, log=log, environment=rank) for log, rank in zip(logs, ranks, strict=True)]
+    processes = [
+        start(recipe, *overrides, log=log, sigterm=signalled, environment=rank)
+        for log, signalled, rank in zip(logs, (None, sigterm), ranks, strict=True)
+    ]
     for process in processes:
         process.join()
     return [process.exitcode for process in processes], Path(log).read_text()
 
 
-def _run(command, log, largest_file, environment):
+def _run(command, log, largest_file, sigterm, environment):
     os.environ |= environment
     if largest_file:
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    if sigterm is not None:
+        StageRun.train_step = stop_at(sigterm, signal.SIGTERM)
     if environment.keys() >= SHARDED.keys():  # accelerate itself offers FSDP for GPUs only
         PartialState(cpu=True)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # what FSDP is chosen from

@@ -10,10 +10,11 @@ from pathlib import Path
 from ..flowmapsr_core.errors import UserError
 from .recipe.read import read_recipe
 from .recipe.recipe import Recipe
+from .run.stopping import Stopped
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train by the command line; returns the exit status: 0, 2 with a one-line error, or 130 if it was interrupted."""
+    """Train by the command line; returns the exit status: 0, 2 with a one-line error, or that of a signal."""
     parser = argparse.ArgumentParser(
         prog="python -m flowmapsr.trainer",
         description="Train a flow map on a folder of photographs. Running the same command again resumes. "
@@ -39,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError as error:
         print(f"error: training needs {error.name}; pip install 'flowmapsr[train]'", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

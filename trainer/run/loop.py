@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from .export import export, result_file, stage_file, start_of
 from .learner import AdversarialLearner, Learner
 from .start import build_model, keep_start
 from .state import append_log, claim_folder, load_state, save_state, trim_log, written
+from .stopping import Stopped, StopSignal, outlive_signals
 from .validation import load_crops, save_png, validate
 from .watch import LossWatch
 
@@ -34,6 +36,7 @@ def train(recipe: Recipe) -> Path:
     """Run a recipe's stages, from the last checkpoint if there is one; returns the checkpoint (or LoRA) of the last.
 
     Raises :class:`UserError` for unusable data, a full disk or a loss that explodes; the last checkpoint stays.
+    Raises :class:`Stopped` when a process gets SIGINT or SIGTERM, after the step, with a checkpoint of it.
     """
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     with processes.main_process_first():
@@ -71,7 +74,9 @@ class StageRun:
         self.watch = LossWatch()
         self.numbers = {"watch": self.watch, **self.learner.numbers}
         self.done = load_state(self.accelerator, self.folder, index, self.numbers, self.learner.ema)
+        self.saved = self.step
         self.damaged: set[str] = set()
+        self.signal, self.stopping = StopSignal(), False
         self.announce(start, new)
 
     @property
@@ -102,13 +107,16 @@ class StageRun:
             say(f"{self.crops.unreadable} files of data.photos are no readable images; they are passed over")
 
     def run(self) -> None:
-        """Train to the stage's end, with a checkpoint every ``output.every`` steps and one at the end."""
+        """Train to the stage's end, with a checkpoint every ``output.every`` steps and one at the end.
+
+        Raises :class:`Stopped`, with a checkpoint, after the step in which any process got a signal.
+        """
         main, every = self.accelerator.is_main_process, self.recipe.output.every
         if main:
             trim_log(self.folder, self.step)
         crops = iter(self.loader())
-        with tqdm(total=self.recipe.steps, initial=self.step, unit="step", disable=not main) as progress:
-            while self.done < self.stage.steps:
+        with self.signal, tqdm(total=self.recipe.steps, initial=self.step, unit="step", disable=not main) as progress:
+            while self.done < self.stage.steps and not self.stopping:
                 figures = self.train_step(crops)
                 if self.done % TRACKED == 0:
                     self.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
@@ -117,8 +125,13 @@ class StageRun:
                 progress.set_postfix(shown)
                 if self.done == self.stage.steps or (self.step % every == 0 and not self.watch.bad):
                     self.checkpoint(progress)
+                elif self.stopping and not self.watch.bad:
+                    self.save(self.result())  # without validation: who sends signals may soon send SIGKILL
         for tracker in self.accelerator.trackers:
             tracker.finish()
+        if self.stopping and self.step < self.recipe.steps:
+            number = self.signal.number or signal.SIGTERM  # another process got it
+            raise Stopped(f"stopped; the same command goes on from step {self.saved}", number)
 
     def train_step(self, crops: Iterator[tuple[Tensor, list[str]]]) -> dict[str, float]:
         """One optimiser step; returns what its loss is made of, averaged over the processes."""
@@ -132,8 +145,10 @@ class StageRun:
             with self.accelerator.accumulate(*self.learner.modules):
                 loss, figures = self.learner.loss(batch, self.done)
                 self.accelerator.backward(loss)
-                values = torch.stack([figure.detach() for figure in figures.values()])
-                means = self.accelerator.reduce(values, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+                signalled = loss.new_tensor(float(self.signal.number > 0))
+                values = torch.stack([*(figure.detach() for figure in figures.values()), signalled])
+                *means, signalled = self.accelerator.reduce(values, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+                self.stopping |= signalled > 0
                 for name, value in zip(figures, means, strict=True):
                     sums[name] = sums.get(name, 0.0) + value / self.parts
                 if self.accelerator.sync_gradients:
@@ -161,6 +176,7 @@ class StageRun:
             num_workers=self.recipe.data.workers,
             collate_fn=collate,
             pin_memory=accelerator.device.type == "cuda",
+            worker_init_fn=outlive_signals,
         )
 
     def micro_batch(self, hr: Tensor, part: int) -> Batch:
@@ -174,23 +190,33 @@ class StageRun:
         return make_batch(hr.to(accelerator.device, non_blocking=True), own, recipe, self.model.codec, generators)
 
     def checkpoint(self, progress: tqdm) -> None:
-        """Validate, log, export; then the state, so that whatever it says is behind has been written."""
-        accelerator, over = self.accelerator, self.done == self.stage.steps
-        model = dataclasses.replace(self.model, flow=self.learner.result())
+        """Validate, log and save."""
+        model = self.result()
         damaged = {name for names in gather_object([sorted(self.damaged)]) for name in names}
-        if accelerator.is_main_process:
-            if over and self.stage.keep:
+        if self.accelerator.is_main_process:
+            if self.done == self.stage.steps and self.stage.keep:
                 keep_start(model, start_of(self.recipe, self.index), self.stage.keep)
             line = {"step": self.step, "stage": self.stage.kind, "loss": round(self.watch.mean, 6)}
             line |= {**self.learner.gauges(), "damaged": len(damaged), **self.validate(model)}
             progress.write(append_log(self.folder, line))
             if damaged:
                 progress.write(f"damaged photographs, passed over: {', '.join(sorted(damaged))}")
+        self.save(model)
+
+    def result(self) -> Model:
+        """The model as it is validated and exported; all processes call it."""
+        return dataclasses.replace(self.model, flow=self.learner.result())
+
+    def save(self, model: Model) -> None:
+        """Export; then the state, so that whatever it says is behind has been written."""
+        accelerator, over = self.accelerator, self.done == self.stage.steps
+        if accelerator.is_main_process:
             with written(self.folder):
                 export(model, self.recipe, self.index, self.step, over)
         accelerator.wait_for_everyone()
         if not over:  # a stage that is over is known by its file
             save_state(accelerator, self.folder, self.index, self.done, self.numbers, self.learner.ema)
+        self.saved = self.step
 
     def validate(self, model: Model) -> dict[str, float]:
         """Figures on the held-out photographs, which go to the trackers too, with a picture."""
