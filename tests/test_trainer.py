@@ -324,6 +324,34 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path
     assert train(recipe_file, data, out).status == 0
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_names_what_saves_it(recipe_file, data, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(StageRun, "train_step", fail)
+    message = failure(recipe_file, data, f"output.folder={tmp_path}")
+    assert message.startswith("error: training ran out of memory (")
+    assert "documentation" not in message
+    assert all(key in message for key in ("optimizer.accumulate", "checkpoint_activations", "data.budgets"))
+
+
+def test_other_errors_stay_what_they_are(recipe_file, data, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("NCCL timed out")
+
+    monkeypatch.setattr(StageRun, "train_step", fail)
+    with pytest.raises(RuntimeError, match="NCCL timed out"):
+        train(recipe_file, data, f"output.folder={tmp_path}")
+
+
 def test_a_folder_belongs_to_one_recipe(recipe_file, data, tmp_path):
     out = f"output.folder={tmp_path / 'run'}"
     assert train(recipe_file, data, 'stages=[{kind="flow-matching",steps=1}]', out).status == 0

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..flowmapsr_core.errors import UserError
+from ..flowmapsr_core.upscaling.memory import is_out_of_memory
 from .recipe.read import read_recipe
 from .recipe.recipe import Recipe
 from .run.stopping import Stopped
@@ -39,6 +40,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except ImportError as error:
         print(f"error: training needs {error.name}; pip install 'flowmapsr[train]'", file=sys.stderr)
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason, *_ = str(error).splitlines() or ["host memory"]
+        print(
+            f"error: training ran out of memory ({reason}); raise optimizer.accumulate or set "
+            f"optimizer.checkpoint_activations=true and run the same command again, or begin anew with a smaller batch "
+            f"or side in data.budgets",
+            file=sys.stderr,
+        )
         return 2
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
