@@ -28,10 +28,10 @@ from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.export import export, start_of
 from flowmapsr.trainer.run.loop import StageRun
 from flowmapsr.trainer.run.start import build_model
-from flowmapsr.trainer.run.state import claim_folder
+from flowmapsr.trainer.run.state import claim_folder, written
 from PIL import Image
-from safetensors.torch import load_file
-from trainer_process import SHARDED, arguments, failure, start, stop_at, train, train_on_two
+from safetensors.torch import load_file, save_file
+from trainer_process import SHARDED, arguments, failure, small_files, start, stop_at, train, train_on_two
 
 ALL_STAGES = (
     'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=2,objective="lagrangian"},'
@@ -321,6 +321,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path
     assert "could not write to" in log.read_text().strip().splitlines()[-1]
     assert "Traceback" not in log.read_text()
     assert first.read_bytes() == kept
+    for write in (partial(torch.save, {"a": torch.zeros(3000)}), partial(save_file, {"a": torch.zeros(3000)})):
+        with pytest.raises(UserError, match="could not write to"), written(tmp_path), small_files(4096):
+            write(tmp_path / "large")
     assert train(recipe_file, data, out).status == 0
 
 
@@ -343,13 +346,14 @@ def test_running_out_of_memory_names_what_saves_it(recipe_file, data, tmp_path, 
     assert all(key in message for key in ("optimizer.accumulate", "checkpoint_activations", "data.budgets"))
 
 
-def test_other_errors_stay_what_they_are(recipe_file, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["loop.StageRun.train_step", "state.Ema.save"])
+def test_other_errors_stay_what_they_are(recipe_file, data, tmp_path, monkeypatch, where):
     def fail(*_):
         raise RuntimeError("NCCL timed out")
 
-    monkeypatch.setattr(StageRun, "train_step", fail)
+    monkeypatch.setattr(f"flowmapsr.trainer.run.{where}", fail)
     with pytest.raises(RuntimeError, match="NCCL timed out"):
-        train(recipe_file, data, f"output.folder={tmp_path}")
+        train(recipe_file, data, "output.every=1", f"output.folder={tmp_path}")
 
 
 def test_a_folder_belongs_to_one_recipe(recipe_file, data, tmp_path):

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +63,19 @@ def failure(recipe, *overrides):
     return last
 
 
+@contextmanager
+def small_files(largest):
+    """A time in which this process can write no file of more than ``largest`` bytes, as if the disk were full."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def stop_at(step, number):
     """A method for StageRun's ``train_step`` that sends this process a signal in the step after ``step``."""
 
@@ -107,14 +120,11 @@ def train_on_two(recipe, *overrides, log, sigterm=None, environment=None):
 
 def _run(command, log, largest_file, sigterm, environment):
     os.environ |= environment
-    if largest_file:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     if sigterm is not None:
         StageRun.train_step = stop_at(sigterm, signal.SIGTERM)
     if environment.keys() >= SHARDED.keys():  # accelerate itself offers FSDP for GPUs only
         PartialState(cpu=True)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # what FSDP is chosen from
-    with open(log, "w") as file, redirect_stdout(file), redirect_stderr(file):
+    full = small_files(largest_file) if largest_file else nullcontext()
+    with full, open(log, "w") as file, redirect_stdout(file), redirect_stderr(file):
         sys.exit(main(command))

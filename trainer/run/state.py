@@ -23,6 +23,8 @@ LOG = "log.jsonl"
 RECIPE = "recipe.json"  # written once, when a run begins
 NUMBERS, AVERAGE = "numbers.json", "average.safetensors"  # of a state, beside what accelerate writes
 DAMAGED = (RuntimeError, KeyError, ValueError, OSError, EOFError, SafetensorError, UnpicklingError)  # a state
+# in what safetensors and torch say, which have errors of their own for a disk that is full
+UNWRITTEN = ("I/O error", "IoError", "PytorchStreamWriter", "inline_container", "iostream error")
 # of no consequence for the weights
 FREE = ("output", "data.validation", "data.workers", "optimizer.accumulate", "optimizer.checkpoint_activations")
 
@@ -151,11 +153,12 @@ def save_state(
 
 @contextmanager
 def written(folder: Path) -> Iterator[None]:
-    """Errors of writing, a full disk above all, in the user's words."""
+    """Errors of writing, a full disk above all, in the user's words; all others stay what they are."""
     try:
         yield
-    # torch and safetensors have errors of their own for a disk that is full
     except (OSError, SafetensorError, RuntimeError) as error:
+        if not isinstance(error, OSError) and not any(saying in str(error) for saying in UNWRITTEN):
+            raise
         raise UserError(
             f"could not write to {folder} ({error}); make room there and run the same command again: it goes on "
             f"from the last good checkpoint"
