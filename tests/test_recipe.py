@@ -57,6 +57,12 @@ def test_bad_recipes_name_the_key(recipe_file, override, message):
         read_recipe(recipe_file, [override])
 
 
+@pytest.mark.parametrize("name", ["2024", "2024-05-01", "1_000", "true", "[a]", '"quoted"', "07:32:00"])
+def test_folders_may_be_named_like_numbers_and_dates(recipe_file, name):
+    recipe = read_recipe(recipe_file, [f"data.photos={name}", f"output.folder={name}", f"start_from= {name}"])
+    assert recipe.data.photos == recipe.output.folder == recipe.start_from == name.strip('"')
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(recipe_file, small_model, tmp_path):
     save_checkpoint(small_model, tmp_path / "model.safetensors")
     for overrides, message in (

@@ -15,7 +15,8 @@ else:
 
 
 def read_recipe(path: Path, overrides: list[str]) -> Recipe:
-    """Read a recipe; ``overrides`` are ``section.key=value`` with a TOML value (a bare word is a string).
+    """Read a recipe; ``overrides`` are ``section.key=value`` with a TOML value (a bare word is a string,
+    and so is everything where the recipe wants one).
 
     Raises :class:`UserError` naming the key that is unknown or out of range.
     """
@@ -46,7 +47,16 @@ def _apply(override: str, values: dict[str, Any]) -> None:
     for section in sections:
         table = table.setdefault(section, {})
         check(isinstance(table, dict), f"--set {override}: {section} is not a section")
-    table[name] = _toml_value(text.strip())
+    value = _toml_value(text.strip())
+    table[name] = text.strip() if not isinstance(value, str) and _is_text(*sections, name) else value
+
+
+def _is_text(*keys: str) -> bool:
+    """Whether a key of a recipe holds a string, where TOML would take 2024 and 2024-05-01 for something else."""
+    kind: Any = Recipe
+    for key in keys:
+        kind = get_type_hints(kind).get(key) if dataclasses.is_dataclass(kind) else None
+    return kind is str
 
 
 def _toml_value(text: str) -> Any:
