@@ -72,8 +72,13 @@ def test_a_run_and_its_files(recipe_file, data, photos, tmp_path):
         "flow-matching", "self-distillation", "guided"
     ]  # fmt: skip
     assert upscale(model, torch.rand(1, 3, 8, 8), 2).shape == (1, 3, 16, 16)
+    assert not list(out.glob("state*"))
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    (out / "state.old").mkdir()  # as if it had been stopped before the last one was taken away
     again = train(recipe_file, data, f"output.folder={out}")
-    assert (again.status, again.out.strip()) == (0, str(out / "model.safetensors"))
+    assert (again.status, again.out.splitlines()[-1]) == (0, str(out / "model.safetensors"))
+    assert f"every stage in {out} is done" in again.out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == files
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_weights(recipe_file, data, tmp_path):
@@ -150,13 +155,13 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_state_runs_no_code(recipe_file, data, tmp_path):
+def test_a_state_runs_no_code(recipe_file, data, tmp_path, monkeypatch):
     out, touched = tmp_path / "run", tmp_path / "touched"
     stages = 'stages=[{kind="flow-matching",steps=2}]'
     command = (recipe_file, data, stages, "output.every=1", f"output.folder={out}")
-    assert train(*command).status == 0
-    done, state = out / "stage-1-flow-matching.safetensors", out / "state"
-    done.unlink()  # as if it had been stopped after its last checkpoint
+    monkeypatch.setattr(StageRun, "train_step", stop_at(0, signal.SIGTERM))
+    assert train(*command).status == 143
+    state = out / "state"
     assert not list(state.glob("custom_checkpoint_*"))
     for name in ("custom_checkpoint_0.pkl", "optimizer.bin"):
         kept = (state / name).read_bytes() if (state / name).exists() else None
@@ -165,7 +170,6 @@ def test_a_state_runs_no_code(recipe_file, data, tmp_path):
         (state / name).unlink() if kept is None else (state / name).write_bytes(kept)
     torch.save({"step": Trap(touched)}, state / "random_states_0.pkl")
     assert train(*command).status == 0  # accelerate goes on without: every draw of a step has a seed of its own
-    assert done.exists()
     assert not touched.exists()
 
 
@@ -209,19 +213,16 @@ def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data
 def test_sharded_weights_train_as_whole_ones_do_and_resume(recipe_file, data, tmp_path):
     stages = 'stages=[{kind="flow-matching",steps=1},{kind="guided",steps=3}]'
     settings = (data, stages, "optimizer={ema=0, warmup=1, clip=0.01}", "output.every=1")
-    two, log = tmp_path / "two", tmp_path / "log"
-    done = train(recipe_file, *settings, f"output.folder={tmp_path / 'one'}")
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = train(recipe_file, *settings, f"output.folder={one}")
     assert done.status == 0, done.err
-    expected, found = load_file(tmp_path / "one" / "model.safetensors"), []
-    for step in (0, 2):
-        statuses, said = train_on_two(recipe_file, *settings, f"output.folder={two}", log=log, environment=SHARDED)
-        assert statuses == [0, 0], said
-        assert f"guided: step {step} of 3" in said
-        found.append(load_file(two / "model.safetensors"))
-        (two / "stage-2-guided.safetensors").unlink()  # as if it had been stopped after its last checkpoint
+    command = (recipe_file, *settings, f"output.folder={two}")
+    for sigterm, status, step in ((2, 143, 0), (None, 0, 2)):
+        statuses, said = train_on_two(*command, log=tmp_path / "log", sigterm=sigterm, environment=SHARDED)
+        assert (statuses, f"guided: step {step} of 3" in said) == ([status] * 2, True), said
+    expected, found = (load_file(run / "model.safetensors") for run in (one, two))
     for name, tensor in expected.items():
-        assert torch.allclose(found[0][name], tensor, atol=2e-5), name
-        assert torch.equal(found[0][name], found[1][name]), name
+        assert torch.allclose(found[name], tensor, atol=2e-5), name
 
 
 def test_what_sharded_training_cannot_do_is_said(recipe_file, data, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from .batch import GUIDED, Batch, draw, generator_of, make_batch
 from .export import export, result_file, stage_file, start_of
 from .learner import AdversarialLearner, Learner
 from .start import build_model, keep_start
-from .state import append_log, claim_folder, load_state, save_state, trim_log, written
+from .state import append_log, claim_folder, drop_state, load_state, save_state, trim_log, written
 from .stopping import Stopped, StopSignal, outlive_signals
 from .validation import load_crops, save_png, validate
 from .watch import LossWatch
@@ -42,14 +42,18 @@ def train(recipe: Recipe) -> Path:
     with processes.main_process_first():
         if processes.is_main_process:
             claim_folder(recipe)
-    for index in range(len(recipe.stages)):
-        if not stage_file(recipe, index).exists():
-            stage = StageRun(recipe, index)
-            stage.run()
-            accelerator = stage.accelerator
-            del stage
-            accelerator.free_memory()
-            gc.collect()  # a prepared model refers to itself
+    left = [index for index in range(len(recipe.stages)) if not stage_file(recipe, index).exists()]
+    for index in left:
+        stage = StageRun(recipe, index)
+        stage.run()
+        accelerator = stage.accelerator
+        del stage
+        accelerator.free_memory()
+        gc.collect()  # a prepared model refers to itself
+    if processes.is_main_process:
+        drop_state(Path(recipe.output.folder))
+        if not left:
+            print(f"every stage in {recipe.output.folder} is done; give another output.folder to train again")
     processes.destroy_process_group()
     return result_file(recipe, recipe.stages[-1])
 

@@ -21,6 +21,7 @@ from ..recipe.recipe import Recipe
 
 LOG = "log.jsonl"
 RECIPE = "recipe.json"  # written once, when a run begins
+STATES = ("state", "state.partial", "state.old")  # the last one, one that is being written, one that makes way for it
 NUMBERS, AVERAGE = "numbers.json", "average.safetensors"  # of a state, beside what accelerate writes
 DAMAGED = (RuntimeError, KeyError, ValueError, OSError, EOFError, SafetensorError, UnpicklingError)  # a state
 # in what safetensors and torch say, which have errors of their own for a disk that is full
@@ -104,9 +105,9 @@ def load_state(
 
     Raises :class:`UserError` if the state is damaged or another version's.
     """
-    state = folder / "state"
+    state, _, old = (folder / name for name in STATES)
     if not state.is_dir():
-        state = folder / "state.old"  # stopped between the two renames of save_state()
+        state = old  # stopped between the two renames of save_state()
     if not state.is_dir():
         return 0
     try:
@@ -131,7 +132,7 @@ def save_state(
 
     Raises :class:`UserError` if it cannot be written; the last one stays.
     """
-    fresh, state, old = folder / "state.partial", folder / "state", folder / "state.old"
+    state, fresh, old = (folder / name for name in STATES)
     with written(folder):
         if accelerator.is_main_process:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -149,6 +150,14 @@ def save_state(
             os.replace(fresh, state)
             shutil.rmtree(old, ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+def drop_state(folder: Path) -> None:
+    """Take away the state of a run that is done. Raises :class:`UserError` if that is not possible."""
+    with written(folder):
+        for state in (folder / name for name in STATES):
+            if state.is_dir():
+                shutil.rmtree(state)
 
 
 @contextmanager
