@@ -46,6 +46,19 @@ def small_model():
 
 
 @pytest.fixture
+def set_lora_scale():
+    """Multiplies the change of a network's LoRA, as it is being trained, by a scale; 0 is the base model exactly."""
+    from peft.tuners.lora import LoraLayer
+
+    def set_scale(model, scale):
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                layer.set_scale("default", scale)
+
+    return set_scale
+
+
+@pytest.fixture
 def photo():
     """Something like a photograph (1, 3, 90, 122): smooth shading, edges and fine texture, in [0, 1]."""
     y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 122), indexing="ij")

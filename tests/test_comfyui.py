@@ -280,11 +280,11 @@ save_file(results, outputs)
 
 
 @torch.no_grad()
-def test_a_lora_through_comfyui_equals_the_core_with_peft(small_model, tmp_path):
+def test_a_lora_through_comfyui_equals_the_core_with_peft(small_model, tmp_path, set_lora_scale):
     pytest.importorskip("peft", reason="LoRA training needs peft")
     from flowmapsr.flowmapsr_core import load_model, save_checkpoint
     from flowmapsr.flowmapsr_core.files.lora import save_lora
-    from flowmapsr.trainer.learning.adapter import add_lora, lora_layers, set_lora_scale
+    from flowmapsr.trainer.learning.adapter import add_lora, lora_layers
 
     base, lora = tmp_path / "models" / "flowmapsr" / "base.safetensors", tmp_path / "lora.safetensors"
     save_checkpoint(small_model, base)

@@ -50,9 +50,9 @@ def weights(model):
     return {name: tensor.clone() for name, tensor in model.tensors().items()}
 
 
-def test_a_lora_trained_with_peft_equals_its_merged_export(base, tmp_path):
+def test_a_lora_trained_with_peft_equals_its_merged_export(base, tmp_path, set_lora_scale):
     pytest.importorskip("peft", reason="LoRA training needs peft")
-    from flowmapsr.trainer.learning.adapter import add_lora, lora_layers, set_lora_scale
+    from flowmapsr.trainer.learning.adapter import add_lora, lora_layers
 
     model, untouched = load_model(base), output(load_model(base))
     base_hash = model.info["hash_sha256"]
@@ -74,9 +74,9 @@ def test_a_lora_trained_with_peft_equals_its_merged_export(base, tmp_path):
         assert torch.equal(output(model), untouched) == torch.equal(output(merged), untouched) == (scale == 0)
 
 
-def test_a_lora_learns_while_its_base_stays(base):
+def test_a_lora_learns_while_its_base_stays(base, set_lora_scale):
     pytest.importorskip("peft", reason="LoRA training needs peft")
-    from flowmapsr.trainer.learning.adapter import add_lora, lora_layers, set_lora_scale
+    from flowmapsr.trainer.learning.adapter import add_lora, lora_layers
 
     model = load_model(base)
     before = output(model)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
+from flowmapsr.trainer.data.crops import PhotoCrops
 from flowmapsr.trainer.learning.schedule import Optimizer, lr_factor
 from flowmapsr.trainer.losses.adversarial import Adversarial
 from flowmapsr.trainer.recipe.read import read_recipe
@@ -17,8 +18,12 @@ RECIPES = sorted((Path(__file__).parent.parent / "trainer" / "recipes").glob("*.
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_shipped_recipes_are_valid(path):
-    assert read_recipe(path, []).steps > 0
+def test_the_shipped_recipes_are_valid_and_want_photographs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(path, [])
+    assert recipe.steps > 0
+    with pytest.raises(UserError, match=r"photos is not a folder; name one .* --set data.photos=FOLDER"):
+        PhotoCrops(recipe.data, 8, recipe.seed)
 
 
 def test_a_dry_run_resolves_the_recipe_and_says_what_it_takes():

@@ -347,6 +347,25 @@ def test_running_out_of_memory_names_what_saves_it(recipe_file, data, tmp_path, 
     assert all(key in message for key in ("optimizer.accumulate", "checkpoint_activations", "data.budgets"))
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("No module named 'peft'", name="peft"), "needs peft; pip install 'flowmapsr[train]'"),
+        (
+            ImportError("DLL load failed while importing _C\nsee the log"),
+            "cannot begin (DLL load failed while importing _C)",
+        ),
+        (ImportError(), "cannot begin (ImportError())"),
+    ],
+)
+def test_what_cannot_be_imported_is_named(recipe_file, data, tmp_path, monkeypatch, error, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("flowmapsr.trainer.run.loop.train", fail)
+    assert f"error: training {message}" in failure(recipe_file, data, f"output.folder={tmp_path}")
+
+
 @pytest.mark.parametrize("where", ["loop.StageRun.train_step", "state.Ema.save"])
 def test_other_errors_stay_what_they_are(recipe_file, data, tmp_path, monkeypatch, where):
     def fail(*_):

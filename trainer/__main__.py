@@ -38,8 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         print(f"error: training needs {error.name}; pip install 'flowmapsr[train]'", file=sys.stderr)
+        return 2
+    except ImportError as error:  # a package is there and is too old, or a library of its own is broken
+        reason, *_ = str(error).splitlines() or [repr(error)]
+        print(f"error: training cannot begin ({reason}); reinstall what this names", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

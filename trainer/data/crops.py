@@ -90,11 +90,15 @@ class PhotoCrops(Dataset):
     is placed anywhere between black and white, half of the time as a negative, so that a few photographs do not teach
     which brightness goes with which shape.
 
-    Raises :class:`UserError` if the folder holds no photograph that is large enough.
+    Raises :class:`UserError` if there is no such folder, or it holds no photograph that is large enough.
     """
 
     def __init__(self, data: Data, multiple: int, seed: int) -> None:
-        check(bool(data.photos), "data.photos must name a folder of photographs")
+        check(bool(data.photos), "data.photos must name a folder of photographs: --set data.photos=FOLDER")
+        there = Path(data.photos).expanduser().is_dir()
+        check(
+            there, f"data.photos: {data.photos} is not a folder; name one of photographs with --set data.photos=FOLDER"
+        )
         self.data, self.seed = data, seed
         photos, self.unreadable = find_photos(Path(data.photos), 32)
         self.budgets: list[tuple[int, dict[Shape, list[Photo]]]] = []

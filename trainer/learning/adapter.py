@@ -43,15 +43,6 @@ def lora_layers(model: FlowMap) -> dict[str, tuple[Tensor, Tensor]]:
     weight = f"{ADAPTER}.weight"
     return {
         name: (layer.lora_A.get_parameter(weight), layer.lora_B.get_parameter(weight))
-        for name, layer in _branches(model)
+        for name, layer in model.network.named_modules()
+        if isinstance(layer, LoraLayer)
     }
-
-
-def set_lora_scale(model: FlowMap, scale: float) -> None:
-    """Multiply the change by ``scale``; 1 is what training starts with, 0 the base model exactly."""
-    for _, layer in _branches(model):
-        layer.set_scale(ADAPTER, scale)
-
-
-def _branches(model: FlowMap) -> list[tuple[str, LoraLayer]]:
-    return [(name, layer) for name, layer in model.network.named_modules() if isinstance(layer, LoraLayer)]
