@@ -97,6 +97,20 @@ def test_a_vae_without_quantising_convolutions(nodes, generator):
     assert (decoded(nodes, latent, flux, 16) - flux.decode(latent)).abs().max() < 1e-4
 
 
+def test_a_vae_that_comfyui_cannot_build_is_refused(nodes, base, latent_model):
+    """In groups of another number it would decode wrongly."""
+    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+    from flowmapsr.flowmapsr_core.codecs import VAECodec
+
+    path = base / "models" / "flowmapsr" / "groups.safetensors"
+    for change in ({"norm_num_groups": 16}, {"block_out_channels": (32, 64, 128)}, {"use_quant_conv": False}):
+        codec = VAECodec(replace(latent_model.codec.config, **change))
+        save_checkpoint(FlowMap(latent_model.network, codec), path)
+        with pytest.raises(ValueError, match=r"groups.safetensors has a VAE of a shape that ComfyUI does not know"):
+            load(nodes, path.name)
+    path.unlink()
+
+
 def test_the_exact_encode_is_comfyuis_own(nodes, vae):
     from flowmapsr.nodes.comfyui import vae_bands as comfy_vae
 

@@ -12,6 +12,7 @@ from . import vae_bands as comfy_vae
 
 PREFIX = "codec.vae."  # of a VAE's weights in a checkpoint
 STANDARD = (128, 256, 512, 512)  # the widths that ComfyUI finds out by itself
+GROUPS = 32  # of every GroupNorm in ComfyUI's VAEs
 
 
 class ComfyCodec(VAECodec):
@@ -69,17 +70,21 @@ def settings(bands: Bands | None) -> tuple[int, comfy_vae.Progress | None]:
 
 
 def vae_of_checkpoint(path: str, config: VAECodecConfig) -> comfy.sd.VAE | None:
-    """The VAE that a checkpoint brings, as ComfyUI's; None if it brings none."""
+    """The VAE that a checkpoint brings, as ComfyUI's; None if it brings none.
+
+    Raises :class:`UserError` if ComfyUI cannot build one of its shape.
+    """
     with safe_open(path, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118
         weights = {name.removeprefix(PREFIX): file.get_tensor(name) for name in names}
     if not weights:
         return None
     widths = config.block_out_channels
+    own_shape = len(widths) == len(STANDARD) and config.use_quant_conv  # one that it is told
+    if config.norm_num_groups != GROUPS or not (widths == STANDARD or own_shape):
+        raise UserError(f"{path} has a VAE of a shape that ComfyUI does not know; upscale with the flowmapsr command")
     if widths == STANDARD:
         return comfy.sd.VAE(sd=weights)
-    if len(widths) != len(STANDARD) or not config.use_quant_conv:
-        raise UserError(f"{path} has a VAE of a shape that ComfyUI does not know; upscale with the flowmapsr command")
     shape = {
         "double_z": True,
         "z_channels": config.latent_channels,

@@ -57,6 +57,7 @@ def to_diffusers(vae: comfy.sd.VAE) -> "AutoencoderKL":
             block_out_channels=widths,
             layers_per_block=stage.encoder.num_res_blocks,
             latent_channels=stage.decoder.conv_in.in_channels,
+            norm_num_groups=stage.decoder.norm_out.num_groups,
             use_quant_conv=hasattr(stage, "quant_conv"),
             use_post_quant_conv=hasattr(stage, "post_quant_conv"),
         )
