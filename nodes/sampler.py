@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core import UserError
-from ..flowmapsr_core.codecs import VAECodec
+from ..flowmapsr_core.codecs import FrozenVAE
 from ..flowmapsr_core.codecs.probe import differ, probe
 from ..flowmapsr_core.method.looks import Look
 from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, upscale_latent
@@ -111,15 +111,10 @@ class Sampler(io.ComfyNode):
         managed = ManagedModel(model, (height, width), find_codec(model.attachments["model"].codec, vae), embedding)
         settings = Look(1, guidance, 0, True) if steps == POSTERIOR_MEAN else Look(int(steps), guidance, 0)
         latent = upscale_latent(
-            managed,
-            color,
-            settings,
-            tile=tile or None,
-            overlap=overlap,
-            host=ComfyHost(model.load_device),
-            progress=progress(),
+            managed, color, settings, tile=tile or None, overlap=overlap,
+            host=ComfyHost(model.load_device), progress=progress(),
         )  # fmt: skip
-        if isinstance(managed.codec, VAECodec):
+        if isinstance(managed.codec, FrozenVAE):
             config = managed.codec.config
             latent = latent / config.scaling_factor + config.shift_factor  # as VAE nodes have them
         return io.NodeOutput({"samples": latent, PIXEL_SIZE: (height, width)})

@@ -280,6 +280,37 @@ def test_a_connected_vae_does_the_work_of_the_models_own(nodes, latent_model, va
             use()
 
 
+@pytest.mark.parametrize("width", [64, 32])
+def test_a_model_with_a_tiny_vae(nodes, base, photo, generator, width):
+    """ComfyUI has such VAEs too, of one width."""
+    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint, upscale
+    from flowmapsr.flowmapsr_core.codecs import TinyVAECodec, TinyVAECodecConfig
+    from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
+
+    codec = TinyVAECodec(TinyVAECodecConfig(scaling_factor=0.5, shift_factor=0.1, width=width))
+    tiny = FlowMap(UNet(PRESETS["tiny"]), codec)
+    shake(tiny, generator).requires_grad_(False).eval()
+    for weight in codec.vae.parameters():
+        weight.mul_(0.7)  # residual blocks without norms grow
+    path = base / "models" / "flowmapsr" / "tiny.safetensors"
+    save_checkpoint(tiny, path)
+    model, vae = load(nodes, path.name)
+    path.unlink()
+    image = photo[..., :88, :120]
+    result = nodes.upscale.Upscale.execute(image.movedim(1, -1), 1.0, "balanced", model).args[0]
+    assert (result.movedim(-1, 1) - upscale(tiny, image, 1.0)).abs().max() < 1e-3
+    latent = sampled(nodes, model, image.movedim(1, -1))
+    if width == 32:
+        with pytest.raises(ValueError, match=r"VAE of tiny.safetensors has a shape that ComfyUI does not know"):
+            vae.decode(latent["samples"])
+        return
+    expected = upscale(tiny, image, 1.0, color="none").movedim(1, -1)
+    assert expected.std() > 0.02
+    assert (vae.decode(latent["samples"]) - expected).abs().max() < 1e-3
+    encoded = codec.encode(image) / 0.5 + 0.1
+    assert (vae.encode(image.movedim(1, -1)) - encoded).abs().max() < 1e-3 * encoded.abs().max()
+
+
 def test_the_whole_chain_of_a_latent_model(nodes, latent_model, photo):
     from flowmapsr.flowmapsr_core import upscale
 

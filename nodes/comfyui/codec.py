@@ -7,7 +7,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ...flowmapsr_core import UserError
-from ...flowmapsr_core.codecs import Bands, VAECodec, VAECodecConfig
+from ...flowmapsr_core.codecs import Bands, TinyVAECodec, TinyVAECodecConfig, VAECodec, VAECodecConfig
 from . import vae_bands as comfy_vae
 
 PREFIX = "codec.vae."  # of a VAE's weights in a checkpoint
@@ -100,3 +100,16 @@ def vae_of_checkpoint(path: str, config: VAECodecConfig) -> comfy.sd.VAE | None:
     vae = comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": shape, "embed_dim": config.latent_channels}})
     vae.latent_channels = config.latent_channels
     return vae
+
+
+def tiny_vae(codec: TinyVAECodec) -> comfy.sd.VAE | None:
+    """A copy of a tiny VAE as ComfyUI's; None if ComfyUI cannot build one of its shape."""
+    scale = {"scaling_factor": codec.config.scaling_factor, "shift_factor": codec.config.shift_factor}
+    if codec.config != TinyVAECodecConfig(**scale, latent_channels=codec.config.latent_channels):
+        return None
+    weights = {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
+    for name, weight in codec.vae.state_dict().items():
+        part, _, number, rest = name.split(".", 3)  # encoder.layers.3.conv.0.weight
+        # ComfyUI's decoder begins with a layer for what diffusers' does to its input
+        weights[f"taesd_{part}.{int(number) + (part == 'decoder')}.{rest}"] = weight.clone()
+    return comfy.sd.VAE(sd=weights)

@@ -26,15 +26,15 @@ class PixelVAE(comfy.sd.VAE):
 
 
 class NoVAE(comfy.sd.VAE):
-    """In place of the VAE that a checkpoint lacks: the node that it is connected to says so when it runs."""
+    """In place of a VAE that there is not: the node that it is connected to says ``why`` when it runs."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, why: str) -> None:
+        self.why = why
         self.first_stage_model = None
         self.size = 0
         self.downscale_ratio = self.upscale_ratio = 8
         self.latent_channels = 4
 
     def throw_exception_if_invalid(self) -> None:
-        """Raise the :class:`UserError` that tells what to connect."""
-        raise UserError(f"{self.name} has no VAE of its own; connect the output of a Load VAE node here instead")
+        """Raise the :class:`UserError` that tells what to do instead."""
+        raise UserError(self.why)

@@ -17,8 +17,8 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor, nn
 
-from ...flowmapsr_core import UserError, load_model
-from ...flowmapsr_core.codecs import PixelCodec, VAECodecConfig
+from ...flowmapsr_core import Model, UserError, load_model
+from ...flowmapsr_core.codecs import PixelCodec, TinyVAECodec, VAECodecConfig
 from ...flowmapsr_core.files.checkpoint import BUILT_IN, check_format
 from ...flowmapsr_core.files.lora import PREFIX, lora_names
 from ...flowmapsr_core.files.safetensors_file import read_metadata
@@ -26,7 +26,7 @@ from ...flowmapsr_core.method.looks import find_look
 from ...flowmapsr_core.networks import Network
 from ...flowmapsr_core.upscaling.host import find_dtype
 from ...flowmapsr_core.upscaling.meter import Progress
-from .codec import ComfyCodec, vae_of_checkpoint
+from .codec import ComfyCodec, tiny_vae, vae_of_checkpoint
 from .host import ComfyHost
 from .model_files import model_path
 from .pixel_vae import NoVAE, PixelVAE
@@ -51,10 +51,22 @@ def load_patcher(name: str = BUILT_IN, dtype: str = "auto") -> comfy.model_patch
     if dtype == FP8:
         store_in_fp8(model.network)
     patcher = comfy.model_patcher.ModelPatcher(model.flow, host.device, comfy.model_management.unet_offload_device())
-    own = PixelVAE(model.codec) if isinstance(model.codec, PixelCodec) else getattr(model.codec, "comfy_vae", None)
     patcher.set_attachments("model", model)
-    patcher.set_attachments("vae", own or NoVAE(name))
+    patcher.set_attachments("vae", own_vae(model, name))
     return patcher
+
+
+def own_vae(model: Model, name: str) -> comfy.sd.VAE:
+    """What VAE nodes take for a model's VAE."""
+    if isinstance(model.codec, PixelCodec):
+        return PixelVAE(model.codec)
+    if isinstance(model.codec, TinyVAECodec):
+        return tiny_vae(model.codec) or NoVAE(
+            f"the VAE of {name} has a shape that ComfyUI does not know; use FlowMapSR Upscale"
+        )
+    return model.codec.comfy_vae or NoVAE(
+        f"{name} has no VAE of its own; connect the output of a Load VAE node here instead"
+    )
 
 
 def comfy_codec(path: str) -> ComfyCodec | None:
