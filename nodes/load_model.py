@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..flowmapsr_core.upscaling.host import DTYPES
-from .comfyui.model_files import model_names
+from .comfyui.model_files import fingerprint, model_names
 from .comfyui.runtime import FP8, ModelType, load_patcher
 from .comfyui.schema import advanced, make_schema
 
@@ -33,6 +33,10 @@ class LoadModel(io.ComfyNode):
                 io.Vae.Output(display_name="vae", tooltip="Decodes the latents of the model, if it brings a VAE."),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str | None, weight_dtype: str | None) -> str:
+        return "" if model is None else fingerprint(model)  # None ahead of a run, where a node gives the name
 
     @classmethod
     def execute(cls, model: str, weight_dtype: str) -> io.NodeOutput:

@@ -1,6 +1,7 @@
 """Latents in ComfyUI: its own VAEs decoded exactly, models of VAE latents sampled, a pixel codec in a VAE's place."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -187,6 +188,20 @@ def test_the_models_are_the_files_that_say_so(nodes, base, latent_model):
     save_file({"weight": torch.zeros(2)}, folder / "other.safetensors")
     (folder / "broken.safetensors").write_bytes(b"nothing")
     assert model_names() == ["built-in", "latent.safetensors", "no vae.safetensors"]
+
+
+def test_a_file_that_is_written_anew_is_loaded_anew(nodes, base, latent_model):
+    from flowmapsr.flowmapsr_core import save_checkpoint
+
+    path, fingerprint = base / "models" / "flowmapsr" / "run.safetensors", nodes.load_model.LoadModel.fingerprint_inputs
+    seen = []
+    for _ in range(2):
+        save_checkpoint(latent_model, path)
+        seen += [fingerprint(model=path.name, weight_dtype="auto") for _ in range(2)]
+        time.sleep(0.01)
+    path.unlink()
+    assert seen[0] == seen[1] != seen[2] == seen[3]
+    assert fingerprint(model="built-in", weight_dtype="auto") == fingerprint(model="built-in", weight_dtype="auto")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,15 @@ def model_path(name: str) -> str:
     return next(filter(is_checkpoint, paths), None) or folder_paths.get_full_path_or_raise(FOLDERS[0], name)
 
 
+def fingerprint(name: str) -> str:
+    """What changes when the file of a model is written anew, as a trainer does."""
+    path = model_path(name)
+    if path == BUILT_IN:
+        return path
+    found = Path(path).stat()
+    return f"{path} {found.st_mtime_ns} {found.st_size}"
+
+
 def is_checkpoint(path: str | None) -> bool:
     """Whether a file says in its metadata that it is one."""
     if path is None or not path.endswith(".safetensors"):
