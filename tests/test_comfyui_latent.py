@@ -100,13 +100,13 @@ def test_a_vae_without_quantising_convolutions(nodes, generator):
 
 def test_a_vae_that_comfyui_cannot_build_is_refused(nodes, base, latent_model):
     """In groups of another number it would decode wrongly."""
-    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+    from flowmapsr.flowmapsr_core import FlowMap, Model, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import VAECodec
 
     path = base / "models" / "flowmapsr" / "groups.safetensors"
     for change in ({"norm_num_groups": 16}, {"block_out_channels": (32, 64, 128)}, {"use_quant_conv": False}):
         codec = VAECodec(replace(latent_model.codec.config, **change))
-        save_checkpoint(FlowMap(latent_model.network, codec), path)
+        save_checkpoint(Model(FlowMap(latent_model.network), codec), path)
         with pytest.raises(ValueError, match=r"groups.safetensors has a VAE of a shape that ComfyUI does not know"):
             load(nodes, path.name)
     path.unlink()
@@ -298,12 +298,12 @@ def test_a_connected_vae_does_the_work_of_the_models_own(nodes, latent_model, va
 @pytest.mark.parametrize("width", [64, 32])
 def test_a_model_with_a_tiny_vae(nodes, base, photo, generator, width):
     """ComfyUI has such VAEs too, of one width."""
-    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint, upscale
+    from flowmapsr.flowmapsr_core import FlowMap, Model, save_checkpoint, upscale
     from flowmapsr.flowmapsr_core.codecs import TinyVAECodec, TinyVAECodecConfig
     from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 
     codec = TinyVAECodec(TinyVAECodecConfig(scaling_factor=0.5, shift_factor=0.1, width=width))
-    tiny = FlowMap(UNet(PRESETS["tiny"]), codec)
+    tiny = Model(FlowMap(UNet(PRESETS["tiny"])), codec)
     shake(tiny, generator).requires_grad_(False).eval()
     for weight in codec.vae.parameters():
         weight.mul_(0.7)  # residual blocks without norms grow
@@ -368,10 +368,10 @@ class Clip:
 
 def test_prompts_that_are_learned_vectors_take_no_text(nodes, latent_model, base, photo):
     """As the core refuses them: the encoder makes something else of the negative prompt."""
-    from flowmapsr.flowmapsr_core import FlowMap, save_checkpoint
+    from flowmapsr.flowmapsr_core import FlowMap, Model, save_checkpoint
 
     path = base / "models" / "flowmapsr" / "learned.safetensors"
-    learned = FlowMap(latent_model.network, latent_model.codec)
+    learned = Model(FlowMap(latent_model.network), latent_model.codec)
     learned.prompts["negative"].data.copy_(torch.linspace(-1, 1, 8))
     save_checkpoint(learned, path)
     model, image = load(nodes, path.name)[0], photo.movedim(1, -1)
