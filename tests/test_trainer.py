@@ -31,7 +31,7 @@ from flowmapsr.trainer.run.start import build_model
 from flowmapsr.trainer.run.state import claim_folder, written
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from trainer_process import SHARDED, arguments, failure, small_files, start, stop_at, train, train_on_two
+from trainer_process import arguments, failure, small_files, start, stop_at, train, train_on_two
 
 ALL_STAGES = (
     'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=2,objective="lagrangian"},'
@@ -209,27 +209,6 @@ def test_two_processes_and_accumulation_train_the_same_weights(recipe_file, data
                 assert torch.allclose(tensor, expected[key], atol=2e-5), (run, file, key)
 
 
-@pytest.mark.slow
-def test_sharded_weights_train_as_whole_ones_do_and_resume(recipe_file, data, tmp_path):
-    stages = 'stages=[{kind="flow-matching",steps=1},{kind="guided",steps=3}]'
-    settings = (data, stages, "optimizer={ema=0, warmup=1, clip=0.01}", "output.every=1")
-    one, two = tmp_path / "one", tmp_path / "two"
-    done = train(recipe_file, *settings, f"output.folder={one}")
-    assert done.status == 0, done.err
-    command = (recipe_file, *settings, f"output.folder={two}")
-    for sigterm, status, step in ((2, 143, 0), (None, 0, 2)):
-        statuses, said = train_on_two(*command, log=tmp_path / "log", sigterm=sigterm, environment=SHARDED)
-        assert (statuses, f"guided: step {step} of 3" in said) == ([status] * 2, True), said
-    expected, found = (load_file(run / "model.safetensors") for run in (one, two))
-    for name, tensor in expected.items():
-        assert torch.allclose(found[name], tensor, atol=2e-5), name
-
-
-def test_what_sharded_training_cannot_do_is_said(recipe_file, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("flowmapsr.trainer.run.accelerator.is_sharded", lambda accelerator: True)
-    assert "set optimizer.ema to 0" in failure(recipe_file, data, f"output.folder={tmp_path}")
-
-
 def test_without_averaging_the_weights_themselves_are_exported(recipe_file, data, photos, tmp_path):
     (photos / "cut.png").write_bytes((photos / "0.png").read_bytes()[:20000])
     done = train(recipe_file, data, "optimizer.ema=0", "optimizer.checkpoint_activations=true", "precision=bf16",
@@ -249,7 +228,7 @@ def test_a_stage_that_is_done_is_out_of_memory(recipe_file, data, tmp_path, monk
     def build(*arguments):
         alive.extend(model() is not None for model in models)
         model, new = build_model(*arguments)
-        models.append(weakref.ref(model))
+        models.append(weakref.ref(model.flow))
         return model, new
 
     monkeypatch.setattr("flowmapsr.trainer.run.loop.build_model", build)

@@ -25,11 +25,13 @@ if os.name == "posix":
 gc.freeze()  # every stage ends with collections, which need not go through all that is imported
 atexit.register(gc.unfreeze)
 TRAIN_STEP = StageRun.train_step
-SHARDED = {
+# what ``accelerate launch`` puts into the environment
+FSDP = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
     "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
 }
+ZERO_2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 
 
 class Done(NamedTuple):
@@ -122,7 +124,7 @@ def _run(command, log, largest_file, sigterm, environment):
     os.environ |= environment
     if sigterm is not None:
         StageRun.train_step = stop_at(sigterm, signal.SIGTERM)
-    if environment.keys() >= SHARDED.keys():  # accelerate itself offers FSDP for GPUs only
+    if environment.keys() >= FSDP.keys():  # accelerate itself offers FSDP for GPUs only
         PartialState(cpu=True)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # what FSDP is chosen from
     full = small_files(largest_file) if largest_file else nullcontext()
