@@ -6,6 +6,7 @@ Only nodes know ComfyUI.
 import ast
 import graphlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,28 @@ def test_requirements_are_the_packages_that_comfyui_does_not_bring():
     dependencies = re.findall(r'"(.*?)"', re.search(r"\ndependencies = \[(.*?)\]", project, re.DOTALL).group(1))
     assert requirements == [package for package in dependencies if package.split(">=")[0] not in FROM_COMFYUI]
     assert {package.split(">=")[0] for package in dependencies} > FROM_COMFYUI
+
+
+# What a package is called where it is imported, if not by its name; and what nobody needs for the rest to work.
+PACKAGES = {"PIL": "pillow", "ot": "POT"}
+OPTIONAL = {"flowmapsr_core": {"accelerate", "POT", "transformers"}, "trainer": set(), "nodes": set()}
+COMFYUI = {"comfy", "comfy_api", "folder_paths"}
+
+
+@pytest.mark.parametrize("folder", OPTIONAL)
+def test_what_is_imported_is_declared(folder):
+    project = (ROOT / "pyproject.toml").read_text()
+    dependencies, extra = (
+        {re.split("[><=; ]", line)[0] for line in re.findall(r'"(.*?)"', re.search(found, project, re.DOTALL).group(1))}
+        for found in (r"\ndependencies = \[(.*?)\]", r"\ntrain = \[(.*?)\]")
+    )
+    allowed = dependencies | OPTIONAL[folder] | (extra if folder == "trainer" else set())
+    allowed |= COMFYUI if folder == "nodes" else set()
+    for path in files_of(folder):
+        for name in imported(path):
+            package = name.split(".")[0]
+            if package and package not in sys.stdlib_module_names | {"tomllib"}:
+                assert PACKAGES.get(package, package) in allowed, f"{path} imports {name}"
 
 
 def test_pillow_is_one_whose_tiles_can_be_decoded_anew():

@@ -49,6 +49,13 @@ def test_one_process_has_everything(monkeypatch):
     assert share.device("cpu").type == "cpu"
 
 
+def test_without_accelerate_there_is_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(UserError, match="pip install accelerate"):
+        Share()
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_every_item_is_one_process_s(number):
     """Also where there are fewer than processes."""

@@ -5,6 +5,7 @@ from typing import TypeVar, cast
 
 import torch
 
+from ..errors import UserError
 from ..upscaling.host import find_device
 
 T = TypeVar("T")
@@ -15,13 +16,18 @@ class Share:
 
     Attributes:
         is_main: whether this is the process that speaks to the user.
+
+    Raises:
+        UserError: there are several processes, and accelerate is not installed.
     """
 
     def __init__(self) -> None:
         self.state = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import PartialState  # it launched the processes, so it is there
-
+            try:
+                from accelerate import PartialState
+            except ImportError as error:
+                raise UserError(f"several processes need accelerate ({error}); pip install accelerate") from error
             self.state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"))
         self.is_main = self.state is None or self.state.is_main_process
 
