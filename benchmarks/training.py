@@ -12,9 +12,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
+from flowmapsr.trainer.data.crops import training_photos
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run import batch, learner
 from flowmapsr.trainer.run.loop import StageRun
@@ -66,7 +68,9 @@ def main() -> None:
     stage = dataclasses.replace(recipe.stages[-1], steps=WARM_UP + options.steps)
     with tempfile.TemporaryDirectory() as folder:
         output = dataclasses.replace(recipe.output, folder=folder)
-        run = StageRun(dataclasses.replace(recipe, stages=(stage,), output=output), 0)
+        run = StageRun(
+            dataclasses.replace(recipe, stages=(stage,), output=output), 0, partial(training_photos, recipe.data)
+        )
         run.model.codec = TimedCodec(run.model.codec)  # pyright: ignore[reportAttributeAccessIssue]
         batch.make_pairs = timed("degradation", batch.make_pairs)
         learner.make_target = timed("targets", learner.make_target)

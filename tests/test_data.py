@@ -1,26 +1,31 @@
 """Photographs, crops, and the pairs made of them."""
 
+import dataclasses
 import io
+import pickle
 import tarfile
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.trainer.data.crops import Budget, Crop, Data, PhotoCrops, StepSampler, bucket_shapes
+from flowmapsr.trainer.data.crops import Budget, Crop, Data, PhotoCrops, StepSampler, bucket_shapes, training_photos
 from flowmapsr.trainer.data.pairs import Degrade, make_pairs
-from flowmapsr.trainer.data.photos import find_photos, load_rgb
+from flowmapsr.trainer.data.photos import Decoded, find_photos
 from PIL import Image
 
 
 def crops_of(folder, seed=5, **settings):
-    return PhotoCrops(Data(photos=str(folder), **{"budgets": (Budget(64, 4),), **settings}), 8, seed)
+    data = Data(photos=str(folder), **{"budgets": (Budget(64, 4),), **settings})
+    return PhotoCrops(data, training_photos(data)[0], 8, seed)
 
 
 def test_crops_are_the_same_for_a_seed_and_pass_over_what_is_no_image(photos):
     first, second, other = crops_of(photos), crops_of(photos), crops_of(photos, seed=6)
-    assert first.unreadable == 1
+    assert training_photos(first.data)[1] == 1
     key = Crop(1000, 3, (64, 64))
     crop, damaged = first[key]
     assert torch.equal(crop, second[key][0])
@@ -70,8 +75,8 @@ def test_shards_hold_the_same_photographs_as_a_folder(tmp_path, photos):
         shard.addfile(caption, io.BytesIO(b"hello"))
     folder, shards = (find_photos(place)[0] for place in (photos, tmp_path / "shards"))
     assert sorted(folder.values()) == sorted(shards.values())
-    for one, other in zip(sorted(folder, key=lambda p: p.path.name), shards, strict=True):
-        assert load_rgb(one).tobytes() == load_rgb(other).tobytes()
+    for one, other in zip(sorted(folder, key=lambda photo: Path(photo.path).name), shards, strict=True):
+        assert one.decode().tobytes() == other.decode().tobytes()
     (tmp_path / "shards" / "001.tar").write_bytes(b"no tar")
     with pytest.raises(UserError, match=r"001\.tar is not an uncompressed tar"):
         find_photos(tmp_path / "shards")
@@ -82,7 +87,7 @@ def test_16_bits_keep_their_grays(tmp_path, name):
     values = np.linspace(0, 65535, 40 * 50).round().astype(np.uint16).reshape(40, 50)
     Image.fromarray(values).save(tmp_path / name)
     (photo,) = find_photos(tmp_path)[0]
-    image = np.asarray(load_rgb(photo))
+    image = np.asarray(photo.decode())
     assert image.shape == (40, 50, 3)
     assert np.array_equal(image, np.repeat((values / 257).round().astype(np.uint8)[:, :, None], 3, axis=2))
 
@@ -97,7 +102,7 @@ def test_shards_may_hold_compressed_tiffs(tmp_path, photos, compression):
             shard.add(tmp_path / "photo.tif", f"{number}.tif")
     found, unreadable = find_photos(tmp_path / "shards")
     assert unreadable == 0
-    assert [load_rgb(photo).tobytes() for photo in found] == [image.tobytes()] * 2
+    assert [photo.decode().tobytes() for photo in found] == [image.tobytes()] * 2
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
@@ -105,7 +110,7 @@ def test_all_kinds_of_images_become_rgb(tmp_path, mode):
     image = Image.linear_gradient("L").resize((50, 40))
     (image if mode == "I;16" else image.convert("RGB")).convert(mode).save(tmp_path / "image.tif")
     (photo,) = find_photos(tmp_path)[0]
-    assert (load_rgb(photo).mode, load_rgb(photo).size) == ("RGB", (50, 40))
+    assert (photo.decode().mode, photo.decode().size) == ("RGB", (50, 40))
 
 
 def test_turned_photographs_count_as_they_are_seen(tmp_path):
@@ -114,7 +119,51 @@ def test_turned_photographs_count_as_they_are_seen(tmp_path):
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
     ((photo, size),) = find_photos(tmp_path)[0].items()
-    assert size == load_rgb(photo).size == (60, 90)
+    assert size == photo.decode().size == (60, 90)
+
+
+def test_decoded_photographs_are_kept_within_the_budget_of_a_machine(photos):
+    alone, eight = crops_of(photos), crops_of(photos, workers=8)
+    assert alone.decoded.budget == 2**30
+    assert eight.decoded.budget == 2**27
+    assert PhotoCrops(eight.data, training_photos(eight.data)[0], 8, 5, processes=4).decoded.budget == 2**25
+    size = 3 * 540 * 360
+    for budget, kept in ((0, 1), (2 * size, 2), (3 * size, 3)):
+        decoded, found = Decoded(budget), list(find_photos(photos)[0])
+        images = [decoded.load(photo) for photo in found]
+        assert list(decoded.images) == found[-kept:]
+        assert decoded.load(found[2]) is images[2]
+
+
+def test_processes_share_the_work_of_finding_photographs(photos, monkeypatch):
+    for name in ("no.tar", "nor.tar"):
+        (photos / name).mkdir()
+    parts = []
+
+    def gather(part):
+        parts.append(part)
+        return parts[-1] + parts[0]
+
+    monkeypatch.setattr("flowmapsr.trainer.data.photos.gather_object", gather)
+    for name in ("no.tar", "nor.tar"):
+        with pytest.raises(UserError, match=r"no.*\.tar is not an uncompressed tar"):
+            find_photos(photos, 1, SimpleNamespace(process_index=0, num_processes=2))
+        (photos / name).rmdir()
+    parts.clear()
+    alone = find_photos(photos)
+    for index in range(2):
+        shared = find_photos(photos, 1, SimpleNamespace(process_index=index, num_processes=2))
+    assert (list(shared[0].items()), shared[1]) == (list(alone[0].items()), alone[1])
+    assert sorted(len(part) for part in parts) == [2, 3]
+
+
+def test_an_index_is_small_to_send_to_a_worker(photos):
+    sizes, _ = training_photos(Data(photos=str(photos)))
+    many = {
+        dataclasses.replace(photo, path=f"{photo.path}{n}"): size for n in range(1000) for photo, size in sizes.items()
+    }
+    names = sum(len(photo.path) for photo in many)
+    assert len(pickle.dumps(many)) < names + 50 * len(many)
 
 
 def test_bucket_shapes_keep_the_pixels_and_the_multiple():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
-from flowmapsr.trainer.data.crops import PhotoCrops
+from flowmapsr.trainer.data.crops import training_photos
 from flowmapsr.trainer.learning.schedule import Optimizer, lr_factor
 from flowmapsr.trainer.losses.adversarial import Adversarial
 from flowmapsr.trainer.recipe.read import read_recipe
@@ -23,7 +23,7 @@ def test_the_shipped_recipes_are_valid_and_want_photographs(path, tmp_path, monk
     recipe = read_recipe(path, [])
     assert recipe.steps > 0
     with pytest.raises(UserError, match=r"photos is not a folder; name one .* --set data.photos=FOLDER"):
-        PhotoCrops(recipe.data, 8, recipe.seed)
+        training_photos(recipe.data)
 
 
 def test_a_dry_run_resolves_the_recipe_and_says_what_it_takes():

@@ -23,6 +23,7 @@ from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.files.lora import merge_lora
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
+from flowmapsr.trainer.data.photos import find_photos
 from flowmapsr.trainer.learning.adapter import add_lora
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.export import export, start_of
@@ -47,15 +48,22 @@ def data(photos):
     return f"data.photos={photos}"
 
 
-def test_a_run_and_its_files(recipe_file, data, photos, tmp_path):
-    out, held_out = tmp_path / "run", tmp_path / "held-out"
+def test_a_run_and_its_files(recipe_file, data, photos, tmp_path, monkeypatch):
+    out, held_out, searched = tmp_path / "run", tmp_path / "held-out", []
+
+    def search(folder, *rest):
+        searched.append(folder)
+        return find_photos(folder, *rest)
+
+    monkeypatch.setattr("flowmapsr.trainer.data.crops.find_photos", search)
     held_out.mkdir()
     (photos / "0.png").rename(held_out / "0.png")
     done = train(recipe_file, data, f"data.validation={held_out}", f"output.folder={out}", "output.tracker=tensorboard")
     assert done.status == 0, done.err
     assert done.out.splitlines()[-1] == str(out / "model.safetensors")
     assert "self-distillation: step 0 of 2, from " + str(out / "stage-1-flow-matching.safetensors") in done.out
-    assert "1 files of data.photos are no readable images" in done.out
+    assert done.out.count("1 files of data.photos are no readable images") == 3
+    assert searched == [photos]
     assert re.search(r"5/6 \[\d+:\d+<.*step.*loss=0\.\d+", done.err)  # time left, throughput, loss
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [(line["step"], line["stage"]) for line in log] == [

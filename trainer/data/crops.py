@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ...flowmapsr_core.errors import UserError, check
-from .photos import UNREADABLE, Photo, find_photos, load_rgb, to_tensor
+from .photos import DECODED_BYTES, UNREADABLE, Decoded, Photo, Sizes, find_photos, to_tensor
 
 RATIOS = 3  # aspect ratios on either side of the square
 TRIES = 100  # damaged photographs in a row
@@ -82,6 +83,14 @@ def _nearest(length: float, multiple: int) -> int:
     return max(multiple, round(length / multiple) * multiple)
 
 
+def training_photos(data: Data, processes: PartialState | None = None) -> tuple[Sizes, int]:
+    """The photographs of ``data.photos`` and how many files were none, as :func:`find_photos` gives them."""
+    check(bool(data.photos), "data.photos must name a folder of photographs: --set data.photos=FOLDER")
+    there = Path(data.photos).expanduser().is_dir()
+    check(there, f"data.photos: {data.photos} is not a folder; name one of photographs with --set data.photos=FOLDER")
+    return find_photos(Path(data.photos), 32, processes)
+
+
 class PhotoCrops(Dataset):
     """Crops of photographs, each put into the bucket whose shape is most like its own.
 
@@ -90,17 +99,14 @@ class PhotoCrops(Dataset):
     is placed anywhere between black and white, half of the time as a negative, so that a few photographs do not teach
     which brightness goes with which shape.
 
-    Raises :class:`UserError` if there is no such folder, or it holds no photograph that is large enough.
+    ``photos`` are those of :func:`training_photos`; ``processes`` train on this machine, each with ``data.workers``.
+
+    Raises :class:`UserError` if no photograph is large enough.
     """
 
-    def __init__(self, data: Data, multiple: int, seed: int) -> None:
-        check(bool(data.photos), "data.photos must name a folder of photographs: --set data.photos=FOLDER")
-        there = Path(data.photos).expanduser().is_dir()
-        check(
-            there, f"data.photos: {data.photos} is not a folder; name one of photographs with --set data.photos=FOLDER"
-        )
+    def __init__(self, data: Data, photos: Sizes, multiple: int, seed: int, processes: int = 1) -> None:
         self.data, self.seed = data, seed
-        photos, self.unreadable = find_photos(Path(data.photos), 32)
+        self.decoded = Decoded(DECODED_BYTES // (processes * max(data.workers, 1)))
         self.budgets: list[tuple[int, dict[Shape, list[Photo]]]] = []
         for budget in data.budgets:
             shapes = bucket_shapes(budget.side, data.aspect, multiple)
@@ -128,7 +134,7 @@ class PhotoCrops(Dataset):
         for _ in range(TRIES):
             photo = photos[random.integers(len(photos))]
             try:
-                return self._cut(load_rgb(photo), crop.shape, random), damaged
+                return self._cut(self.decoded.load(photo), crop.shape, random), damaged
             except UNREADABLE:
                 damaged.append(photo.name)
         raise UserError(f"{TRIES} photographs in a row could not be decoded, the last {damaged[-1]}; check the folder")
@@ -154,7 +160,7 @@ class PhotoCrops(Dataset):
         return crop * contrast + random.uniform(0, 1 - contrast)
 
 
-def _buckets(photos: dict[Photo, tuple[int, int]], shapes: list[Shape]) -> dict[Shape, list[Photo]]:
+def _buckets(photos: Sizes, shapes: list[Shape]) -> dict[Shape, list[Photo]]:
     buckets: dict[Shape, list[Photo]] = {}
     for photo, (width, height) in photos.items():
         shape = min(shapes, key=lambda shape: abs(math.log(shape[1] / shape[0] * height / width)))

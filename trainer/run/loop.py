@@ -1,9 +1,12 @@
 """The training loop: stages one after another, each from the checkpoint of the one before."""
 
 import dataclasses
+import functools
 import gc
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +18,8 @@ from tqdm import tqdm
 
 from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.model import Model
-from ..data.crops import PhotoCrops, StepSampler, collate
+from ..data.crops import PhotoCrops, StepSampler, collate, training_photos
+from ..data.photos import Sizes
 from ..learning.schedule import lr_factor
 from ..losses.adversarial import SMALLEST
 from ..recipe.recipe import Recipe
@@ -42,9 +46,10 @@ def train(recipe: Recipe) -> Path:
     with processes.main_process_first():
         if processes.is_main_process:
             claim_folder(recipe)
+    photos = functools.cache(partial(training_photos, recipe.data, processes))  # found once, when a stage needs them
     left = [index for index in range(len(recipe.stages)) if not stage_file(recipe, index).exists()]
     for index in left:
-        stage = StageRun(recipe, index)
+        stage = StageRun(recipe, index, photos)
         stage.run()
         accelerator = stage.accelerator
         del stage
@@ -59,9 +64,12 @@ def train(recipe: Recipe) -> Path:
 
 
 class StageRun:
-    """One stage: what it trains, where it stands (``done`` steps of it), and how it goes on."""
+    """One stage: what it trains, where it stands (``done`` steps of it), and how it goes on.
 
-    def __init__(self, recipe: Recipe, index: int) -> None:
+    ``photos`` gives those to train on, and how many files were none.
+    """
+
+    def __init__(self, recipe: Recipe, index: int, photos: Callable[[], tuple[Sizes, int]]) -> None:
         self.recipe, self.index, self.stage = recipe, index, recipe.stages[index]
         self.folder = Path(recipe.output.folder)
         self.first = recipe.first_step(index)
@@ -71,7 +79,9 @@ class StageRun:
         start = start_of(recipe, index)
         self.model, new = build_model(recipe, start)
         codec, network = self.model.codec, self.model.network
-        self.crops = PhotoCrops(recipe.data, codec.factor * network.stride, recipe.seed)
+        sizes, unreadable = photos()
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE") or self.accelerator.num_processes)
+        self.crops = PhotoCrops(recipe.data, sizes, codec.factor * network.stride, recipe.seed, beside)
         validates = bool(recipe.data.validation) and self.accelerator.is_main_process
         self.validation = load_crops(Path(recipe.data.validation)) if validates else None
         self.learner = self.make_learner(self.model)
@@ -81,7 +91,7 @@ class StageRun:
         self.saved = self.step
         self.damaged: set[str] = set()
         self.signal, self.stopping = StopSignal(), False
-        self.announce(start, new)
+        self.announce(start, new, unreadable)
 
     @property
     def step(self) -> int:
@@ -101,14 +111,14 @@ class StageRun:
         add_lora(model.flow, recipe.adversarial.rank, recipe.adversarial.alpha)
         return AdversarialLearner(recipe, self.stage, model, self.accelerator)
 
-    def announce(self, start: str | Path, new: list[str]) -> None:
+    def announce(self, start: str | Path, new: list[str], unreadable: int) -> None:
         """Say what the stage starts from and what is passed over."""
         say, stage, n = self.accelerator.print, self.stage, self.accelerator.num_processes
         say(f"{stage.kind}: step {self.done} of {stage.steps}, from {start or 'fresh weights'}, processes: {n}")
         if new:
             say(f"new weights, not in {start}: {', '.join(new)}")
-        if self.crops.unreadable:
-            say(f"{self.crops.unreadable} files of data.photos are no readable images; they are passed over")
+        if unreadable:
+            say(f"{unreadable} files of data.photos are no readable images; they are passed over")
 
     def run(self) -> None:
         """Train to the stage's end, with a checkpoint every ``output.every`` steps and one at the end.

@@ -14,7 +14,7 @@ from ...flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
 from ...flowmapsr_core.images.resize import resize
 from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.pipeline import upscale
-from ..data.photos import UNREADABLE, find_photos, load_rgb, to_tensor
+from ..data.photos import UNREADABLE, find_photos, to_tensor
 
 FACTOR = 4
 CROP = 256
@@ -61,7 +61,7 @@ def load_crops(folder: Path) -> Tensor:
     """The centre of every photograph of a folder, (B, 3, CROP, CROP) in [0, 1]."""
     photos, _ = find_photos(folder, CROP)
     try:
-        return torch.stack([_centre(to_tensor(load_rgb(photo))) for photo in photos])
+        return torch.stack([_centre(to_tensor(photo.decode())) for photo in photos])
     except UNREADABLE as error:
         raise UserError(f"a photograph of {folder} is damaged ({error}); take it away") from error
 

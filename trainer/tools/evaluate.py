@@ -19,7 +19,7 @@ from ...flowmapsr_core.images.resize import resize
 from ...flowmapsr_core.method.looks import LOOKS
 from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.host import DTYPES, TorchHost, find_device, find_dtype
-from ..data.photos import find_photos, load_rgb, to_tensor
+from ..data.photos import find_photos, to_tensor
 from ..run.validation import score
 
 COLUMNS = {
@@ -58,7 +58,7 @@ def main() -> int:
     try:
         device = find_device(options.device)
         model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)))
-        images = [to_tensor(load_rgb(photo))[None] for photo in find_photos(options.folder)[0]]
+        images = [to_tensor(photo.decode())[None] for photo in find_photos(options.folder)[0]]
         header = ["LR", "factor", "bicubic", *COLUMNS]
         print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
         for name in options.presets:
