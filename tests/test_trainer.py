@@ -282,7 +282,7 @@ def test_licence_and_origin_outlive_training(recipe_file, tmp_path):
     for index, stage in enumerate(recipe.stages):
         model, _ = build_model(recipe, start_of(recipe, index))
         if stage.kind == "adversarial":
-            add_lora(model, 1, 1.0)
+            add_lora(model.flow, 1, 1.0)
         for done in (False, True):
             export(model, recipe, index, 1, done)
     for file in ("model", "lora"):
