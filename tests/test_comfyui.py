@@ -100,13 +100,24 @@ def test_a_batch_is_every_image_and_the_model_is_optional(server, prompt):
     assert np.abs(first - (1 - second)).mean() < 0.02
 
 
-def test_alpha_survives(server, prompt):
+def test_alpha_survives(server, prompt, tmp_path):
+    from flowmapsr.flowmapsr_core.cli import command as cli
+
+    source, target = server.base / "input" / "example.png", tmp_path / "out.png"
+    picture = Image.open(source)
+    alpha = Image.linear_gradient("L").resize(picture.size)  # from 0 to 255, row by row
+    picture.putalpha(alpha)
+    picture.save(source)
     prompt["5"] = make_node("JoinImageWithAlpha", image=["1", 0], alpha=["1", 1])
     prompt["3"]["inputs"]["image"] = ["5", 0]
     entry = server.succeed(prompt)
     (image,) = server.saved(entry)
     assert image.shape == (256, 384, 4)
-    assert image[..., 3].min() == 1  # the picture has no transparent pixel
+    rows = image[..., 3].reshape(128, 2, 192, 2).mean(axis=(1, 3))
+    assert np.abs(rows - np.asarray(alpha, np.float32) / 255).max() < 0.02
+    command = ["upscale", str(source), "--output", str(target), "--scale", "2", "--device", "cpu", "--quiet"]
+    assert cli.main(command) == 0
+    assert np.abs(image - np.asarray(Image.open(target), np.float32) / 255).max() <= 1 / 255 + 1e-6
 
 
 def test_progress_with_previews_and_a_cancel_within_a_second(server, prompt, picture):
