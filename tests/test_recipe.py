@@ -1,18 +1,20 @@
 """Recipes: errors that name the key, the shipped ones, the dry run."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
+from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.trainer.data.crops import training_photos
 from flowmapsr.trainer.learning.schedule import Optimizer, lr_factor
 from flowmapsr.trainer.losses.adversarial import Adversarial
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.estimate import estimate_bytes
-from flowmapsr.trainer.run.start import build_model
+from flowmapsr.trainer.run.start import build_model, shapes_of_model
+from trainer_process import failure, train
 
 RECIPES = sorted((Path(__file__).parent.parent / "trainer" / "recipes").glob("*.toml"))
 
@@ -28,15 +30,41 @@ def test_the_shipped_recipes_are_valid_and_want_photographs(path, tmp_path, monk
 
 def test_a_dry_run_resolves_the_recipe_and_says_what_it_takes():
     (path,) = (path for path in RECIPES if path.stem == "built-in")
-    done = subprocess.run(
-        [sys.executable, "-m", "flowmapsr.trainer", path, "--set", "seed=3", "--dry-run"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert '"seed": 3' in done.stdout
-    *_, weights, memory = done.stdout.splitlines()
+    done = train(path, "seed=3", options=["--dry-run"])
+    assert done.status == 0, done.err
+    assert '"seed": 3' in done.out
+    *_, weights, memory = done.out.splitlines()
     assert weights.startswith("2,795,299 weights")
     assert "GiB for activations" in memory
+
+
+def test_a_dry_run_reads_and_makes_no_weights(recipe_file, tmp_path, monkeypatch):
+    vae = VAECodec(VAECodecConfig(block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=16))
+    start, latent = tmp_path / "start.safetensors", tmp_path / "latent.toml"
+    save_checkpoint(Model(FlowMap(UNet(PRESETS["tiny"])), vae), start)
+    text = recipe_file.read_text()
+    latent.write_text(text[: text.index("[model.network]")] + text[text.index("[[data.budgets]]") :])
+    overrides = (f"start_from={start}", "optimizer.checkpoint_activations=true")
+    recipe = read_recipe(latent, list(overrides))
+    shapes, whole = shapes_of_model(recipe), build_model(recipe, recipe.start_from)[0]
+    assert all(weight.is_meta for weight in shapes.tensors().values())
+    described = [
+        [(name, weight.shape, weight.requires_grad) for name, weight in model.flow.named_parameters()]
+        for model in (shapes, whole)
+    ]
+    assert described[0] == described[1]
+    assert (shapes.config(), shapes.info) == (whole.config(), whole.info)
+
+    def fail(*_, **__):
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.files.checkpoint.safe_open", fail)
+    monkeypatch.setattr("flowmapsr.trainer.run.start.encode_prompts", fail)
+    done = train(latent, *overrides, f"prompts.text_encoder={tmp_path}", options=["--dry-run"])
+    assert done.status == 0, done.err
+    trained = sum(weight.numel() for weight in whole.network.parameters())
+    assert f"{trained:,} weights" in done.out
+    assert "holds a UNet on" in failure(recipe_file, *overrides, options=["--dry-run"])
 
 
 @pytest.mark.parametrize(
@@ -87,12 +115,12 @@ def test_the_memory_estimate_counts_what_autograd_keeps(recipe_file):
         read_recipe(recipe_file, ["precision=no", f"optimizer.checkpoint_activations={switch}"])
         for switch in ("false", "true")
     )
-    model, _ = build_model(plain)
+    model = shapes_of_model(plain)
     weights = sum(parameter.numel() for parameter in model.flow.parameters())
     fixed, kept = estimate_bytes(model, plain, 1)
     assert fixed == weights * 4 * 5  # weights, gradients, two moments, average
     assert estimate_bytes(model, plain, 2)[1] == pytest.approx(kept / 2, rel=0.1)
-    assert estimate_bytes(build_model(saving)[0], saving, 1)[1] < 0.9 * kept
+    assert estimate_bytes(shapes_of_model(saving), saving, 1)[1] < 0.9 * kept
 
 
 def test_learning_rate_rises_holds_and_falls():

@@ -56,9 +56,9 @@ def train(recipe, *overrides, options=()):
     return Done(status, out.getvalue(), err.getvalue())
 
 
-def failure(recipe, *overrides):
+def failure(recipe, *overrides, options=()):
     """The message that a run in this process ends with."""
-    done = train(recipe, *overrides)
+    done = train(recipe, *overrides, options=options)
     assert done.status == 2, done
     *_, last = done.err.strip().splitlines()
     assert last.startswith("error: ")

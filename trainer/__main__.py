@@ -68,9 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
 def summary(recipe: Recipe) -> str:
     """The recipe with every default filled in, the number of weights and an estimate of the memory."""
     from .run.estimate import estimate_bytes
-    from .run.start import build_model
+    from .run.start import shapes_of_model
 
-    model, _ = build_model(recipe, recipe.start_from)
+    model = shapes_of_model(recipe)
     weights = sum(parameter.numel() for parameter in model.flow.parameters() if parameter.requires_grad)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     fixed, activations = estimate_bytes(model, recipe, processes)

@@ -7,6 +7,7 @@ version, the configuration as JSON, and ModelSpec keys (title, author, license, 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,25 @@ def load_model(
     return model.to(device)
 
 
+def load_shapes(name_or_path: str | Path) -> Model:
+    """The model that :func:`load_model` would give, on torch's meta device: no weights are read, nor is a VAE beside.
+
+    Raises :class:`UserError` as that does.
+    """
+    path = find_model(name_or_path)
+    if path.is_dir():
+        return load_folder(path).to("meta")  # its files are read when the weights are used
+    metadata, shapes = read_metadata(path)
+    model = _empty_model(path, metadata, shapes)
+    if not vae_beside(path):
+        model.codec = _with_own_vae(path, model.codec, _has_vae(shapes), None)
+    return model
+
+
 def _load_file(path: Path, vae: Path | VAECodec | None) -> Model:
     metadata, shapes = read_metadata(path)
     model = _empty_model(path, metadata, shapes)
-    has_vae = any(name.startswith(CODEC) for name in shapes)
+    has_vae = _has_vae(shapes)
     if not has_vae and isinstance(model.codec, FrozenVAE):
         vae = vae or vae_beside(path)
     model.codec = _with_own_vae(path, model.codec, has_vae, vae)  # before anything large is read
@@ -177,11 +193,15 @@ def _empty_model(path: Path, metadata: dict[str, str], shapes: dict[str, list[in
     except (TypeError, ValueError, AttributeError) as error:  # the last: a list or text in place of an object
         raise UserError(f"{path} has a configuration this FlowMapSR cannot build ({error}); update it") from error
     expected = {name: list(tensor.shape) for name, tensor in model.tensors().items()}
-    if not any(name.startswith(CODEC) for name in shapes):
+    if not _has_vae(shapes):
         expected = {name: shape for name, shape in expected.items() if not name.startswith(CODEC)}
     if wrong := misfit(expected, shapes):
         raise UserError(f"{path} does not fit its configuration: {wrong}; export it again")
     return model
+
+
+def _has_vae(names: Iterable[str]) -> bool:
+    return any(name.startswith(CODEC) for name in names)
 
 
 def _with_own_vae(path: Path, codec: Codec, has_weights: bool, vae: Path | VAECodec | None) -> Codec:

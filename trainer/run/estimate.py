@@ -18,6 +18,7 @@ ADAM = 2 * FLOAT  # two moments a weight
 def estimate_bytes(model: Model, recipe: Recipe, processes: int) -> tuple[int, int]:
     """Bytes that a process needs for (weights, gradients and optimiser; activations of a micro-batch).
 
+    ``model`` is on torch's meta device, which :func:`.start.shapes_of_model` is for; what is copied are names.
     Activations are what autograd keeps of one forward pass. Targets keep nothing; the perceptual and adversarial
     terms come on top.
     """
@@ -27,7 +28,7 @@ def estimate_bytes(model: Model, recipe: Recipe, processes: int) -> tuple[int, i
     )
     copies = FLOAT + FLOAT + ADAM + (FLOAT if recipe.optimizer.ema else 0)
     dtype = torch.float32 if recipe.precision == "no" else torch.bfloat16
-    shapes = replace(model, flow=copy.deepcopy(model.flow).to("meta", dtype))
+    shapes = replace(model, flow=copy.deepcopy(model.flow).to(dtype))
     parts = recipe.optimizer.accumulate * processes
     fixed = trained * copies + frozen * FLOAT
     return fixed, max(_kept(shapes, b.side, max(b.batch // parts, 1), dtype) for b in recipe.data.budgets)

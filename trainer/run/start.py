@@ -7,7 +7,7 @@ import torch
 
 from ...flowmapsr_core.codecs import FrozenVAE
 from ...flowmapsr_core.errors import UserError
-from ...flowmapsr_core.files.checkpoint import load_model
+from ...flowmapsr_core.files.checkpoint import load_model, load_shapes
 from ...flowmapsr_core.files.origin import ORIGIN, derived
 from ...flowmapsr_core.files.prompts import encode_prompts
 from ...flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT, Model
@@ -29,6 +29,23 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[Model, list[str
         UserError: the checkpoint is of another architecture.
     """
     base = load_model(Path(start).expanduser()) if start else None
+    model, new = _assemble(recipe, base, start)
+    if recipe.prompts.text_encoder:
+        _bake_prompts(model, Path(recipe.prompts.text_encoder).expanduser())
+    return model, new
+
+
+def shapes_of_model(recipe: Recipe) -> Model:
+    """What :func:`build_model` makes for the first stage, on torch's meta device: no weights are read or made.
+
+    Raises :class:`UserError` as that does, but for what the text encoder's folder holds.
+    """
+    base = load_shapes(Path(recipe.start_from).expanduser()) if recipe.start_from else None
+    with torch.device("meta"):
+        return _assemble(recipe, base, recipe.start_from)[0]
+
+
+def _assemble(recipe: Recipe, base: Model | None, start: str | Path) -> tuple[Model, list[str]]:
     info = {key: base.info[key] for key in (*ORIGIN, "hash_sha256") if key in base.info} if base else {}
     if base and start == recipe.start_from:  # a later stage's start is the run's own, and knows it already
         info |= derived(base.info)
@@ -39,8 +56,6 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[Model, list[str
         for prompt in model.flow.prompts.values():
             prompt.normal_()
     new = _take(model, base, start) if base else []
-    if recipe.prompts.text_encoder:
-        _bake_prompts(model, Path(recipe.prompts.text_encoder).expanduser())
     if recipe.optimizer.checkpoint_activations:
         model.network.checkpoint_activations()
     model.network.requires_grad_(True)
