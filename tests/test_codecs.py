@@ -17,6 +17,7 @@ from flowmapsr.flowmapsr_core.files.vae_file import load_vae
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.flowmapsr_core.upscaling.preview import Preview
+from live_memory import LiveMemory
 from safetensors.torch import load_file, save_file
 
 SMALL = VAECodecConfig(block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=16)
@@ -56,7 +57,25 @@ def test_every_codec_keeps_to_the_interface(generator):
         assert latent.shape == (2, codec.channels, 32 // codec.factor, 48 // codec.factor)
         assert codec.decode(latent).shape == image.shape
         assert codec.dtype == latent.dtype == torch.float32
-        assert codec.floats_per_pixel >= codec.floats_per_pixel_in_bands
+        bands = (None, Bands(4), Bands(4, offload=True))
+        assert [codec.memory(320, 480, each) for each in bands] == sorted(
+            (codec.memory(320, 480, each) for each in bands), reverse=True
+        )
+
+
+@pytest.mark.parametrize("config", [VAECodecConfig(block_out_channels=(32, 64, 128, 128)), TinyVAECodecConfig()])
+@pytest.mark.parametrize("bands", [None, Bands(64), Bands(64, offload=True)])
+def test_memory_is_what_coding_takes(config, bands):
+    store = "cpu" if bands and bands.offload else "meta"
+    with torch.device("meta"):
+        codec = (VAECodec if isinstance(config, VAECodecConfig) else TinyVAECodec)(config)
+    peaks = []
+    for work, shape in ((codec.encode, (1, 3, 512, 512)), (codec.decode, (1, 4, 64, 64))):
+        with LiveMemory("meta") as live:
+            work(torch.zeros(shape, device=store), bands)
+        peaks.append(live.peak)
+    image = 0 if store == "cpu" else 4 * 6 * 512**2
+    assert 0.7 * max(peaks) < codec.memory(512, 512, bands) + image < 1.5 * max(peaks)
 
 
 @pytest.mark.parametrize("config", [SMALL, WIDE])

@@ -3,6 +3,7 @@ import sys
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.images import color
 from flowmapsr.flowmapsr_core.images.color import (
     METHODS,
     gaussian_blur,
@@ -13,6 +14,8 @@ from flowmapsr.flowmapsr_core.images.color import (
 )
 from flowmapsr.flowmapsr_core.images.metrics import color_difference, high_frequency_energy
 from flowmapsr.flowmapsr_core.images.resize import resize
+from flowmapsr.flowmapsr_core.upscaling.plan import CORRECTED
+from live_memory import LiveMemory
 
 CORRECTIONS = [name for name in METHODS if name != "none"]
 
@@ -81,6 +84,25 @@ def test_back_projection_shrinks_to_the_source(pair):
     hr, lr = pair
     fixed = match_color(0.8 * hr + 0.1, lr, "back-projection")
     assert (resize(fixed, (30, 41)) - lr).abs().max() < 0.5 / 255
+
+
+@pytest.mark.parametrize("method", ["lr-residual", "wavelet", "adain", "lab", "back-projection"])
+def test_cut_into_parts_for_less_memory_a_method_gives_the_same(pair, method, monkeypatch):
+    hr, lr = pair
+    whole = METHODS[method](hr * 0.8, lr)
+    monkeypatch.setattr(color, "BAND", 7)
+    assert torch.allclose(match_color(hr * 0.8, lr, method), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", CORRECTIONS)
+@pytest.mark.parametrize("strength", [1, 0.5])
+def test_a_correction_takes_little_more_memory_than_both_its_ends(method, strength, monkeypatch):
+    monkeypatch.setattr(color, "BAND", 32)
+    monkeypatch.setattr(color, "SAMPLES", 1000)
+    sr, lr = torch.rand(1, 3, 512, 640), torch.rand(1, 3, 128, 160)
+    with LiveMemory() as live:
+        match_color(sr, lr, method, strength)
+    assert live.peak < 1.25 * 4 * (CORRECTED - 3) * 512 * 640  # sr itself was there
 
 
 def test_strength_blends(pair):

@@ -1,12 +1,9 @@
-import weakref
-
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.codecs.exact_vae import decode, encode
 from flowmapsr.flowmapsr_core.codecs.exact_vae.activations import Moments
 from flowmapsr.flowmapsr_core.errors import UserError
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from live_memory import LiveMemory
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -97,25 +94,6 @@ def test_raising_from_progress_cancels():
     assert calls == [1, 2, 3, 4, 5]
 
 
-class Meter(TorchDispatchMode):
-    """Counts the bytes of all tensors that torch makes, temporary ones too, while they are alive."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for x in tree_leaves(result):
-            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in self.alive:
-                storage = x.untyped_storage()
-                self.alive[storage._cdata] = storage.nbytes()
-                weakref.finalize(storage, self.alive.pop, storage._cdata)
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return result
-
-
 @pytest.mark.parametrize(
     ("function", "shape", "channels", "held"), [(decode, (1, 4, 12, 40), 32, 1.5), (encode, (1, 3, 96, 320), 16, 2.5)]
 )
@@ -123,9 +101,9 @@ def test_no_more_than_two_activations_are_held(function, shape, channels, held):
     """In units of the largest one, which has full size, the bands at work included."""
     vae = make_vae(FOUR_BLOCKS)
     x = torch.randn(shape)
-    with Meter() as banded:
+    with LiveMemory() as banded:
         function(vae, x, 3)
-    with Meter() as untiled:
+    with LiveMemory() as untiled:
         vae.decode(x) if function is decode else vae.encode(x)
     activation = 4 * channels * 96 * 320
     assert activation < banded.peak < held * activation

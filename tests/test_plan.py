@@ -5,19 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from flowmapsr.flowmapsr_core import upscale
-from flowmapsr.flowmapsr_core.codecs import PixelCodec, VAECodec
+from flowmapsr.flowmapsr_core.codecs import PixelCodec, VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
-from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
+from flowmapsr.flowmapsr_core.networks import PRESETS, LocalNet, UNet
 from flowmapsr.flowmapsr_core.upscaling.host import TorchHost
 from flowmapsr.flowmapsr_core.upscaling.memory import is_out_of_memory
 from flowmapsr.flowmapsr_core.upscaling.plan import SMALLEST_TILE, describe, make_plan, sampling_flops
+from live_memory import LiveMemory
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-CPU, CUDA = TorchHost(torch.device("cpu")), TorchHost(torch.device("cuda"))
-GIB = 2**30
+CPU, CUDA, META = (TorchHost(torch.device(name)) for name in ("cpu", "cuda", "meta"))
+MIB, GIB = 2**20, 2**30
 
 
 @pytest.fixture
@@ -119,6 +121,68 @@ def test_a_smaller_plan_shrinks_until_nothing_is_left(xl, memory):
         smaller.smaller(xl)
 
 
+def planned_and_true(model, side, host, **arguments):
+    """What the plan says that an image of a side takes on a device, and what it does take."""
+    plans = []
+
+    def keep_plan(*given):
+        plans.append(make_plan(*given))
+        return plans[0]
+
+    with pytest.MonkeyPatch.context() as patch, LiveMemory(host.device.type) as live:
+        patch.setattr("flowmapsr.flowmapsr_core.upscaling.pipeline.make_plan", keep_plan)
+        patch.setattr(F, "scaled_dot_product_attention", lambda q, *_, **__: torch.empty_like(q))  # fused
+        upscale(model, torch.rand(1, 3, side // 4, side // 4), look="faithful", host=host, **arguments)
+    return plans[0], live.peak
+
+
+@pytest.mark.parametrize("arguments", [{"tile": 128}, {"tile": 0}, {"tile": 128, "color": "lab"}])
+def test_the_plan_counts_picture_and_halo(arguments):
+    plan, true = planned_and_true(Model(FlowMap(LocalNet()), PixelCodec()), 256, CPU, **arguments)
+    assert 0.8 * true < plan.peak < 1.25 * true
+
+
+def test_a_picture_that_a_device_has_no_room_for_lies_in_host_memory(memory):
+    with META.device:
+        model = Model(FlowMap(LocalNet()), PixelCodec())
+    memory(64 * MIB)
+    plan, true = planned_and_true(model, 1024, META, tile=512)
+    assert plan.offload
+    assert plan.picture > plan.free // 2
+    assert 0.8 * true < plan.peak < 1.25 * true
+    memory(1 * GIB)
+    plan, true = planned_and_true(model, 1024, META, tile=512)
+    assert not plan.offload
+    assert 0.8 * true < plan.peak < 1.25 * true
+
+
+@pytest.mark.parametrize(("free", "banded", "offload"), [(4, False, False), (1.2, True, False), (0.3, True, True)])
+def test_the_plan_counts_the_codec(memory, free, banded, offload):
+    with META.device:
+        model = Model(FlowMap(UNet(PRESETS["tiny"])), VAECodec(VAECodecConfig(block_out_channels=(32, 64, 128, 128))))
+    memory(int(free * GIB))
+    plan, true = planned_and_true(model, 1024, META, tile=0)
+    assert ((plan.rows > 0), plan.offload) == (banded, offload)
+    assert 0.7 * true < plan.peak < 1.5 * true
+
+
+def test_advice_names_what_takes_the_memory(small_model, memory):
+    memory(GIB)
+    assert "picture itself takes about 0.94 GiB" in make_plan(small_model, (4096, 4096), CPU, tile=128).advice()
+    assert "smaller tile" in make_plan(small_model, (4096, 4096), CPU, tile=0).advice()
+    assert "smaller tile" in make_plan(small_model, (4096, 4096), CUDA, tile=128).advice()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("tile", [0, 64])
+def test_a_picture_in_host_memory_is_the_same_picture(small_model, photo, memory, tile):
+    small_model.to("cuda")
+    memory(8 * GIB)
+    expected = upscale(small_model, photo, 2, tile=tile)
+    memory(MIB)
+    assert torch.allclose(upscale(small_model, photo, 2, tile=tile), expected, atol=1e-2)  # convolutions may use TF32
+
+
 @pytest.mark.parametrize("tile", [0, 96])
 def test_evaluations_and_operations_are_as_predicted(small_unet, photo, tile):
     plan = make_plan(small_unet, (180, 244), CPU, tile)
@@ -180,7 +244,7 @@ def test_memory_that_never_suffices_is_an_error(small_model, photo, monkeypatch)
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(small_model.network, "evaluate", no_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"^out of memory; close other programs, or use a smaller tile or scale$"):
         upscale(small_model, photo, 2, tile=0)
 
 

@@ -1,11 +1,12 @@
 """Codecs between images in [0, 1] and the latents that a network works on, by the name a checkpoint stores.
 
 Each has ``factor`` (image pixels per latent cell, along each axis), ``channels`` of a latent, a ``config`` dataclass,
-the ``dtype`` it computes in, ``floats_per_pixel`` and ``floats_per_pixel_in_bands`` (numbers alive at the peak
-beside the image, per image pixel), and
+the ``dtype`` it computes in, and
 
 - ``encode(image, bands=None)``: (B, 3, H, W) in [0, 1] to a scaled latent (B, channels, H / factor, W / factor);
-- ``decode(latent, bands=None)``: back to an image about [0, 1], not clamped.
+- ``decode(latent, bands=None)``: back to an image about [0, 1], not clamped;
+- ``memory(height, width, bands=None)``: estimate of the bytes that either takes at its peak for an image of so many
+  pixels, on the device of the weights and beside the image itself.
 
 A new one is a file here and a line below.
 """

@@ -12,8 +12,8 @@ from .bands import Bands
 class FrozenVAE(nn.Module, ABC):
     """A VAE of diffusers whose weights are used and never trained, and the scale of its latents.
 
-    A subclass gives ``config`` (with ``scaling_factor``, ``shift_factor`` and ``latent_channels``), ``factor`` and the
-    two functions between images in [-1, 1] and latents as the VAE has them.
+    A subclass gives ``config`` (with ``scaling_factor``, ``shift_factor`` and ``latent_channels``), ``factor``, the two
+    functions between images in [-1, 1] and latents as the VAE has them, and what memory they take.
 
     Attributes:
         vae: diffusers' module.
@@ -59,6 +59,9 @@ class FrozenVAE(nn.Module, ABC):
         """The other way round; the image is not clamped, and in bands there is no gradient."""
         unscaled = latent / self.config.scaling_factor + self.config.shift_factor
         return self._decode(unscaled.to(self.dtype), bands).to(latent.dtype) * 0.5 + 0.5
+
+    @abstractmethod
+    def memory(self, height: int, width: int, bands: Bands | None = None) -> int: ...
 
     @abstractmethod
     def _encode(self, image: Tensor, bands: Bands | None) -> Tensor: ...

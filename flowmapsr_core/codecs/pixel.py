@@ -19,7 +19,6 @@ class PixelCodec:
 
     factor: int = 2
 
-    floats_per_pixel = floats_per_pixel_in_bands = 0  # beside the image itself; bands would save nothing
     dtype = torch.float32
 
     @property
@@ -38,3 +37,7 @@ class PixelCodec:
     def decode(self, latent: Tensor, bands: Bands | None = None) -> Tensor:
         """The inverse of :meth:`encode`; the result is not clamped."""
         return F.pixel_shuffle(latent, self.factor) * 0.5 + 0.5
+
+    def memory(self, height: int, width: int, bands: Bands | None = None) -> int:
+        """Nothing beside the image itself."""
+        return 0

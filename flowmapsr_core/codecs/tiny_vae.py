@@ -65,12 +65,13 @@ class TinyVAECodec(FrozenVAE):
             )
         )
 
-    @property
-    def floats_per_pixel(self) -> int:
-        """Numbers alive at the peak, per image pixel: a residual block's input, a convolution's input and output."""
-        return 3 * self.config.width
-
-    floats_per_pixel_in_bands = 3  # nothing but the image, in parts
+    def memory(self, height: int, width: int, bands: Bands | None = None) -> int:
+        """Bytes at the peak, beside the image: a residual block's input, a convolution's input and output."""
+        rows, parts = height, 0
+        if bands is not None:
+            rows = min(bands.rows + 2 * self.factor * max(self.encoder_radius, self.decoder_radius), height)
+            parts = 0 if bands.offload else 3 * height * width  # of the image
+        return (3 * self.config.width * rows * width + parts) * self.dtype.itemsize
 
     @property
     def encoder_radius(self) -> int:
@@ -110,14 +111,14 @@ class TinyVAECodec(FrozenVAE):
 
         ``rows_in`` and ``rows_out`` are a cell's rows in x and in the result.
         """
-        cells = max(bands.rows // self.factor, 1)
+        cells, device = max(bands.rows // self.factor, 1), next(self.vae.parameters()).device
         tops = range(0, -(-x.shape[2] // rows_in), cells)
         parts = []
         for done, top in enumerate(tops, 1):
             first = max(top - radius, 0)
-            result = code(x[:, :, first * rows_in : (top + cells + radius) * rows_in])[0]
+            result = code(x[:, :, first * rows_in : (top + cells + radius) * rows_in].to(device))[0]
             inner = result[:, :, (top - first) * rows_out : (top - first + cells) * rows_out]
-            parts.append(inner.clone())  # without the rows around it
+            parts.append(inner.to(x.device, copy=True))  # without the rows around it
             if bands.progress is not None:
                 bands.progress(done, len(tops))
         return torch.cat(parts, dim=2)

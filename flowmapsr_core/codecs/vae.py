@@ -70,19 +70,21 @@ class VAECodec(FrozenVAE):
         }
         super().__init__(AutoencoderKL(**arguments))
 
-    @property
-    def floats_per_pixel(self) -> int:
-        """Numbers alive at the peak, per image pixel: a residual block's input, and it normalised and activated."""
-        return 3 * self._full_size_widths[-1]
+    def memory(self, height: int, width: int, bands: Bands | None = None) -> int:
+        """Bytes at the peak, beside the image: of the finest layers, or of the keys and values of the attention.
 
-    @property
-    def floats_per_pixel_in_bands(self) -> int:
-        """The same in bands: the input of that residual block, and its branch."""
-        return sum(self._full_size_widths)
-
-    @property
-    def _full_size_widths(self) -> tuple[int, ...]:
-        return self.config.block_out_channels[:2]
+        At once, a residual block has its input, and that normalised and activated. In bands, what is at work is a few
+        of them put together and convolved; beside it, that input gives way to the block's branch and its result.
+        """
+        fine, wide = self.config.block_out_channels[0], self.config.block_out_channels[:2][-1]
+        if bands is None:
+            floats = 3 * wide * height * width
+        else:
+            attention = 2 * self.config.block_out_channels[-1] * height * width // self.factor**2
+            at_work = 6 * wide * min(bands.rows + 2, height) * width
+            held = 0 if bands.offload else max(2 * fine, wide) * height * width
+            floats = max(attention, at_work + held)
+        return floats * self.dtype.itemsize
 
     def _encode(self, image: Tensor, bands: Bands | None) -> Tensor:
         if bands is not None:

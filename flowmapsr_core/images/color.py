@@ -20,6 +20,7 @@ PROJECTIONS = 20  # leave less than half an 8-bit step
 # Smooth transport: so many samples and so many windows along each axis. Directions of colour space in which a window
 # spreads less than the root of RIDGE keep their contrast, so a flat sky cannot amplify its detail.
 SAMPLES, WINDOWS, RIDGE = 10_000, 16, 1e-4
+BAND = 256  # rows that are in CIELAB at a time
 
 # linear sRGB to XYZ (IEC 61966-2-1), over the white point D65; then CIE's f(XYZ) to (L + 16, a, b)
 _TO_XYZ = torch.tensor([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
@@ -44,12 +45,13 @@ def wavelet(sr: Tensor, lr: Tensor) -> Tensor:
 
 def adain(sr: Tensor, lr: Tensor) -> Tensor:
     """Mean and standard deviation of each channel taken from the LR image (adaptive instance normalisation)."""
-    return _match_moments(sr, resize(sr, _size(lr)), lr)
+    return _moment_map(resize(sr, _size(lr)), lr)(sr)
 
 
 def lab(sr: Tensor, lr: Tensor) -> Tensor:
     """Mean and standard deviation in CIELAB taken from the LR image: lightness and the opponent colours apart."""
-    return lab_to_rgb(_match_moments(rgb_to_lab(sr), rgb_to_lab(resize(sr, _size(lr))), rgb_to_lab(lr)))
+    matched = _moment_map(*(_in_parts(rgb_to_lab, 2, BAND, image) for image in (resize(sr, _size(lr)), lr)))
+    return _in_parts(lambda rows: lab_to_rgb(matched(rgb_to_lab(rows))), 2, BAND, sr)
 
 
 def transport(sr: Tensor, lr: Tensor) -> Tensor:
@@ -96,6 +98,9 @@ METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+BY_CHANNEL = (lr_residual, wavelet, adain, back_projection)  # that do the same to each channel apart
+
+
 def match_color(sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: float = 1.0) -> Tensor:
     """Correct ``sr`` towards ``lr`` by a method of :data:`METHODS`; ``strength`` 0 leaves it, 1 is the full correction.
 
@@ -104,8 +109,9 @@ def match_color(sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: f
     check_color(method, strength)
     if strength == 0 or method == "none":
         return sr
-    corrected = METHODS[method](sr, lr)
-    return corrected if strength == 1 else torch.lerp(sr, corrected, strength)
+    correct = METHODS[method]
+    corrected = _in_parts(correct, 1, 1, sr, lr) if correct in BY_CHANNEL else correct(sr, lr)
+    return corrected if strength == 1 else corrected.lerp_(sr, 1 - strength)
 
 
 def check_color(method: str, strength: float) -> None:
@@ -158,10 +164,19 @@ def _separable(image: Tensor, kernel: Tensor, dilation: int) -> Tensor:
     return image
 
 
-def _match_moments(image: Tensor, low: Tensor, source: Tensor) -> Tensor:
-    """Give ``image`` the moments of ``source``; its own come from ``low``, of the same size: detail is no contrast."""
+def _in_parts(function: Callable[..., Tensor], dim: int, size: int, image: Tensor, *others: Tensor) -> Tensor:
+    """``function`` of the images, part by part along a dimension, in memory for one part beside the result."""
+    result = torch.empty_like(image)
+    for into, *parts in zip(*(x.split(size, dim) for x in (result, image, *others)), strict=True):
+        into.copy_(function(*parts))
+    return result
+
+
+def _moment_map(low: Tensor, source: Tensor) -> Callable[[Tensor], Tensor]:
+    """What gives an image the moments of ``source``; its own are those of ``low``, as small: detail is no contrast."""
     (std_low, mean_low), (std, mean) = (torch.std_mean(x, (2, 3), correction=0, keepdim=True) for x in (low, source))
-    return (image - mean_low) * ((std + 1e-4) / (std_low + 1e-4)) + mean  # what is flat in both keeps its contrast
+    gain = (std + 1e-4) / (std_low + 1e-4)  # what is flat in both keeps its contrast
+    return lambda image: (image - mean_low) * gain + mean
 
 
 def _mix(image: Tensor, matrix: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..codecs import Bands
 from ..errors import UserError
 from ..images.color import check_color, match_color
 from ..images.resize import resize
@@ -76,9 +75,10 @@ def upscale(
         log.info("%s", describe(plan, model, settings.steps))
 
     def work(lr: Tensor, meter: Meter, plan: Plan) -> Tensor:
+        lr = lr.to(plan.store)
         meter.begin(ticks(plan, model, settings.steps, runs=2), lr)
         x0 = sample_image(model, resize(lr, size).clamp(0, 1), settings, meter, plan)
-        sr = model.codec.decode(x0, bands(plan, meter))[..., : size[0], : size[1]]
+        sr = model.codec.decode(x0, plan.bands(meter.bands()))[..., : size[0], : size[1]]
         del x0
         return match_color(sr, lr, color, color_strength).clamp_(0, 1)
 
@@ -111,6 +111,7 @@ def upscale_latent(
         plan = replace(plan, overlap=-(-overlap // model.codec.factor))
 
     def work(single: Tensor, meter: Meter, plan: Plan) -> Tensor:
+        single = single.to(plan.store)
         meter.begin(ticks(plan, model, settings.steps, runs=1), single)
         return sample_image(model, single.clamp(0, 1), settings, meter, plan)
 
@@ -129,7 +130,7 @@ def each(
     """``work`` of every image of a batch, one after another, with less memory where there is not enough."""
     meter, results = Meter(progress, len(images), host), []
     for image in images.float().split(1):
-        attempt = partial(work, image.to(host.device), meter)
+        attempt = partial(work, image, meter)
         result, plan = in_memory(plan, model, host, settings.steps, attempt)
         meter.finish()
         results.append(result.to(images.device))
@@ -142,7 +143,7 @@ def sample_image(model: Model, image: Tensor, settings: Look, meter: Meter, plan
     x1 = encode(model, image, meter, plan)
     if meter.progress is not None:
         meter.show(Preview(model.codec, x1, image))
-    u = plan.tiling(model).velocity(model.velocity(settings.guidance), meter.on_tile)
+    u = plan.tiling(model).velocity(model.velocity(settings.guidance), meter.on_tile, plan.device)
     ones = torch.ones(len(x1), device=x1.device)
     x0 = posterior_mean(u, x1, ones) if settings.posterior_mean else sample(u, x1, settings.steps)
     height, width = (-(-side // model.codec.factor) for side in image.shape[-2:])
@@ -153,12 +154,7 @@ def encode(model: Model, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
     """Latent of an image (1, 3, H, W) in [0, 1], its right and bottom edges repeated to fill the plan's cells."""
     height, width = (cells * model.codec.factor for cells in plan.cells)
     padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
-    return model.codec.encode(padded, bands(plan, meter))
-
-
-def bands(plan: Plan, meter: Meter) -> Bands | None:
-    """How the codec goes about an image; None: the whole of it at once."""
-    return Bands(plan.rows, plan.offload, meter.bands()) if plan.rows else None
+    return model.codec.encode(padded, plan.bands(meter.bands()))
 
 
 def check_scale(scale: float) -> None:

@@ -5,8 +5,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from ..codecs import Bands
 from ..errors import UserError
 from ..model import Model
 from ..networks import flops
@@ -23,6 +25,8 @@ LARGEST_BLEND = 128  # latent cells of a blended tile: the size that latent mode
 OVERLAP = 8  # a tile's side over what it shares with its neighbour, where tiles are blended
 MOST_AT_ONCE = 8  # tiles a call
 FEWEST_ROWS = 8  # of a band
+CODED = 9  # floats per pixel beside the codec's memory: an image that is encoded, it padded, and that scaled
+CORRECTED = 12  # floats per pixel: an image before and after its colours are corrected, and work on a channel
 
 
 @dataclass(frozen=True)
@@ -30,24 +34,37 @@ class Plan:
     """Sizes in latent cells.
 
     Attributes:
+        device: where the work is done.
         cells: height and width of the latent.
         tile: longest side of a tile; 0 for the whole latent at once.
         overlap: what neighbouring tiles share, where they are blended.
         batch: tiles in one call of the network.
         rows: height of a band of the codec, on every layer's own grid; 0 for the whole image at once.
-        offload: whether bands lie in host memory.
-        peak: estimate of the memory it takes beside the weights, in bytes.
-        free: memory that was free, in bytes.
+        offload: whether the picture and the bands lie in host memory, and on the device only what is at work.
+        picture: memory that the picture itself takes, whatever the tiles and bands, in bytes.
+        peak: estimate of the memory that the device needs beside the weights, in bytes.
+        free: memory that was free there, in bytes.
     """
 
+    device: torch.device
     cells: tuple[int, int]
     tile: int = 0
     overlap: int = 0
     batch: int = 1
     rows: int = 0
     offload: bool = False
+    picture: int = 0
     peak: int = 0
     free: int = 0
+
+    @property
+    def store(self) -> torch.device:
+        """Where the picture lies."""
+        return torch.device("cpu") if self.offload else self.device
+
+    def bands(self, progress: Callable[[int, int], None] | None = None) -> Bands | None:
+        """How the codec goes about the image; None: the whole of it at once."""
+        return Bands(self.rows, self.offload, progress) if self.rows else None
 
     def tiling(self, model: Model) -> Tiling:
         """How a velocity is evaluated."""
@@ -63,11 +80,20 @@ class Plan:
         Raises :class:`UserError` if nothing is left to halve.
         """
         side = min(self.tile or max(self.cells), max(self.cells))
-        if side <= SMALLEST_TILE and self.offload:
-            raise UserError("out of memory, even with the smallest tiles; close other programs or use a smaller scale")
+        rows = max(self.rows // 2, FEWEST_ROWS) if model.codec.memory(*self.cells) else 0
+        offload = self.device.type != "cpu"
+        if side <= SMALLEST_TILE and (rows, offload) == (self.rows, self.offload):
+            raise UserError(f"out of memory, even with the smallest tiles; {self.advice()}")
         half = max(side // 2, SMALLEST_TILE)
-        rows = max(self.rows // 2, FEWEST_ROWS) if model.codec.floats_per_pixel else 0
-        return replace(self, tile=half, overlap=_overlap(model, half), batch=1, rows=rows, offload=True)
+        plan = replace(self, tile=half, overlap=_overlap(model, half), batch=1, rows=rows, offload=offload)
+        return replace(plan, peak=_peak(plan, model))
+
+    def advice(self) -> str:
+        """What to do where this plan did not fit."""
+        if self.offload or 2 * self.picture < self.peak:
+            return "close other programs, or use a smaller tile or scale"
+        gib = f"{self.picture / 2**30:.2g} GiB"
+        return f"the picture itself takes about {gib}, whatever the tile; close other programs or use a smaller scale"
 
 
 def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None = None) -> Plan:
@@ -76,7 +102,8 @@ def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None 
     Args:
         model: tells what an evaluation and a run of the codec take.
         size: output pixels.
-        host: the machine that does the work; half of its free memory is left to the image itself and to other programs.
+        host: the machine that does the work. Half of its free memory is left to the picture itself and to other
+            programs; a picture that needs more lies in host memory.
         tile: longest side of a tile in output pixels, 0 for none, None to choose.
 
     Raises:
@@ -84,17 +111,42 @@ def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None 
     """
     if tile is not None and tile < 0:
         raise UserError(f"the tile is {tile}; use a side in pixels, or 0 for no tiles")
-    cells = latent_cells(model, size)
-    free = host.free_memory()
-    budget = min(free // 2, CPU_BUDGET) if host.device.type == "cpu" else free // 2
+    cells, codec = latent_cells(model, size), model.codec
+    device, free = host.device, host.free_memory()
+    half = free // 2
+    budget = min(half, CPU_BUDGET) if device.type == "cpu" else half
     per_cell = model.network.floats_per_cell * model.dtype.itemsize
-    side = -(-tile // model.codec.factor) if tile is not None else _largest_tile(model, cells, budget / per_cell)
-    tiled = 0 < side < max(cells)
-    blended = tiled and model.network.receptive_radius is None
+    side = -(-tile // codec.factor) if tile is not None else _largest_tile(model, cells, budget / per_cell)
+    blended = 0 < side < max(cells) and model.network.receptive_radius is None
     batch = min(max(int(budget / (per_cell * side**2)), 1), MOST_AT_ONCE) if blended else 1
-    peak = per_cell * (batch * side**2 if tiled else math.prod(cells))
-    plan = Plan(cells, side, _overlap(model, side), batch, peak=int(peak), free=free)
-    return _with_bands(plan, model)
+
+    height, width = (length * codec.factor for length in cells)
+    picture = max(_state(model, cells), 4 * CORRECTED * height * width)
+    whole = codec.memory(height, width)
+    bands = Bands(max(min(BAND_BUDGET, half) * height // (2 * whole), FEWEST_ROWS)) if whole else None
+    offload = device.type != "cpu" and (picture > half or min(whole, codec.memory(height, width, bands)) > half)
+    rows = bands.rows if bands and (whole > half or offload) else 0
+    plan = Plan(device, cells, side, _overlap(model, side), batch, rows, offload, picture, free=free)
+    return replace(plan, peak=_peak(plan, model))
+
+
+def _state(model: Model, cells: tuple[int, int]) -> int:
+    """Bytes of what sampling holds of the whole picture: the image, and the latents x1, x_t, u and x_s."""
+    return 4 * math.prod(cells) * (3 * model.codec.factor**2 + 4 * model.codec.channels)
+
+
+def _peak(plan: Plan, model: Model) -> int:
+    """Estimate of the memory that a plan needs on the device beside the weights, in bytes."""
+    tiling, codec = plan.tiling(model), model.codec
+    boxes = tiling.boxes(*plan.cells)
+    top, left, bottom, right = tiling.reads(boxes[0], *plan.cells)  # as large as all others
+    at_once = min(plan.batch, len(boxes)) * (bottom - top) * (right - left)
+    tiles = at_once * model.network.floats_per_cell * model.dtype.itemsize
+    height, width = (length * codec.factor for length in plan.cells)
+    coding = codec.memory(height, width, plan.bands())
+    if plan.offload:
+        return max(tiles, coding)
+    return max(plan.picture, _state(model, plan.cells) + tiles, 4 * CODED * height * width + coding)
 
 
 def _overlap(model: Model, tile: int) -> int:
@@ -110,19 +162,6 @@ def _largest_tile(model: Model, cells: tuple[int, int], affordable: float) -> in
     return max(side, SMALLEST_TILE) // stride * stride
 
 
-def _with_bands(plan: Plan, model: Model) -> Plan:
-    """The plan with bands for the codec: none if the whole image fits, in host memory if the bands do not."""
-    codec, budget = model.codec, plan.free // 2
-    height, width = (side * codec.factor for side in plan.cells)
-    per_float = codec.dtype.itemsize * height * width
-    whole, held = codec.floats_per_pixel * per_float, codec.floats_per_pixel_in_bands * per_float
-    if whole <= budget:
-        return replace(plan, peak=max(plan.peak, whole))
-    rows = max(BAND_BUDGET * height // whole, FEWEST_ROWS)
-    offload = held > budget
-    return replace(plan, rows=rows, offload=offload, peak=max(plan.peak, BAND_BUDGET + (0 if offload else held)))
-
-
 def ticks(plan: Plan, model: Model, steps: int, runs: int) -> int:
     """What a meter counts for an image: evaluations, and ``runs`` of the codec if it works in bands."""
     return plan.evaluations(model, steps) + (runs * BAND_TICKS if plan.rows else 0)
@@ -131,7 +170,10 @@ def ticks(plan: Plan, model: Model, steps: int, runs: int) -> int:
 def in_memory(
     plan: Plan, model: Model, host: Host, steps: int, attempt: Callable[[Plan], Tensor]
 ) -> tuple[Tensor, Plan]:
-    """What ``attempt`` makes by a plan, and that plan; where memory runs out, by a smaller one, tried once."""
+    """What ``attempt`` makes by a plan, and that plan; where memory runs out, by a smaller one, tried once.
+
+    Raises :class:`UserError` if it runs out again, with what helps.
+    """
     try:
         return attempt(plan), plan
     except Exception as error:
@@ -140,7 +182,12 @@ def in_memory(
         plan = plan.smaller(model)
     # not up there, where the exception holds the tensors of the first attempt
     log.warning("out of memory; once more with less: %s", describe(plan, model, steps))
-    return attempt(plan), plan
+    try:
+        return attempt(plan), plan
+    except Exception as error:
+        if not host.is_out_of_memory(error):
+            raise
+    raise UserError(f"out of memory; {plan.advice()}")
 
 
 def latent_cells(model: Model, size: Sequence[int]) -> tuple[int, int]:
@@ -168,7 +215,8 @@ def describe(plan: Plan, model: Model, steps: int) -> str:
         f"latent of {width}x{height} cells, untiled",
         f"{plan.overlap} cells shared by neighbours, {plan.batch} at once" if tiles > 1 and plan.overlap else "",
         f"{plan.evaluations(model, steps)} evaluations, {sampling_flops(plan, model, steps) / 1e12:.3g} TFLOP",
-        f"codec in bands of {plan.rows} rows{' in host memory' if plan.offload else ''}" if plan.rows else "",
-        f"about {plan.peak / 2**30:.2g} GiB beside the weights, {plan.free / 2**30:.3g} GiB free",
+        f"codec in bands of {plan.rows} rows" if plan.rows else "",
+        f"about {plan.picture / 2**30:.2g} GiB for the picture itself{', in host memory' if plan.offload else ''}",
+        f"about {plan.peak / 2**30:.2g} GiB in all beside the weights, {plan.free / 2**30:.3g} GiB free",
     ]  # fmt: skip
     return "; ".join(part for part in parts if part)

@@ -94,25 +94,37 @@ def attention(block: Any, x: Banded) -> Banded:
         """(B, N, heads * d) to (B, heads, N, d)."""
         return projected.unflatten(-1, (block.heads, -1)).transpose(1, 2)
 
-    normalized = normalize(block.group_norm, x.moments, x.read(), nn.Identity())
-    tokens = torch.cat([band.flatten(2) for band in normalized], dim=2).transpose(1, 2)  # (B, H W, C)
-    keys, values = heads(block.to_k(tokens)), heads(block.to_v(tokens))
+    def tokens(band: Tensor) -> Tensor:
+        """Normalised pixels of a band, (B, N, C)."""
+        (normalized,) = normalize(block.group_norm, x.moments, [band], nn.Identity())
+        return normalized.flatten(2).transpose(1, 2)
 
-    def attend(band: Tensor, queries: Tensor) -> Tensor:
+    def project(layer: nn.Linear) -> Tensor:
+        """Keys or values (B, heads, H W, d) of all bands, written band by band: no more is held than they are."""
+        first = x.bands[0]
+        pixels = x.height * first.shape[3]
+        result = layer.weight.new_empty(len(first), pixels, layer.out_features)
+        for band, part in zip(x.read(), result.split(first.shape[2] * first.shape[3], dim=1), strict=True):
+            part.copy_(layer(tokens(band)))
+        return heads(result)
+
+    keys, values = project(block.to_k), project(block.to_v)
+
+    def attend(band: Tensor) -> Tensor:
         parts = [
             F.scaled_dot_product_attention(heads(block.to_q(part)), keys, values)
-            for part in queries.split(MAX_QUERIES, dim=1)
+            for part in tokens(band).split(MAX_QUERIES, dim=1)
         ]
         mixed = block.to_out[0](torch.cat(parts, dim=2).transpose(1, 2).flatten(2))
         return mixed.transpose(1, 2).reshape(band.shape).add_(band).div_(block.rescale_output_factor)
 
-    pixels = tokens.shape[1] // x.height * x.banding.rows
-    return x.then(map(attend, x.take(), tokens.split(pixels, dim=1)))
+    return x.then(map(attend, x.take()))
 
 
 def upsample(conv: nn.Conv2d, x: Banded) -> Banded:
     """Every pixel four times, then a convolution."""
-    doubled = (F.interpolate(band, scale_factor=2.0, mode="nearest") for band in x.take())
+    halves = (half for band in x.take() for half in band.split(-(-x.banding.rows // 2), dim=2))
+    doubled = (F.interpolate(half, scale_factor=2.0, mode="nearest") for half in halves)
     return x.then(convolve(conv, doubled, 2 * x.height, x.banding))
 
 

@@ -49,20 +49,24 @@ class BlendTiling:
         side = min(self.tile or length, length)
         return tile_starts(length, side, self.stride, self.overlap), side
 
-    def velocity(self, u: Velocity, on_tile: TileCallback | None = None) -> Velocity:
+    def velocity(
+        self, u: Velocity, on_tile: TileCallback | None = None, device: torch.device | None = None
+    ) -> Velocity:
         """``u`` evaluated on ``batch`` tiles at a time and blended in float32, for x of one image (1, C, H, W).
 
-        ``u`` gets the tiles stacked to (n, C, h, w), and t and s as they are. ``on_tile(box, x, velocity, t)`` is
-        called after each tile, with its part of x and its own velocity; raise from it to cancel.
+        It is evaluated on ``device`` if that is not where x lies. ``u`` gets the tiles stacked to (n, C, h, w), and t
+        and s as they are. ``on_tile(box, x, velocity, t)`` is called after each tile, with its part of x and its own
+        velocity; raise from it to cancel.
         """
 
         def tiled(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             windows = (blend_windows(*self._starts(length)).to(x.device) for length in x.shape[-2:])
+            times = t.to(device), s.to(device)
             tiles = list(zip(self.boxes(*x.shape[-2:]), itertools.product(*windows), strict=True))
             result = torch.zeros_like(x, dtype=torch.float32)
             for first in range(0, len(tiles), self.batch):
                 part = tiles[first : first + self.batch]
-                velocities = u(torch.cat([crop(x, box) for box, _ in part]), t, s)
+                velocities = u(torch.cat([crop(x, box) for box, _ in part]).to(device), *times).to(x.device)
                 for (box, (rows, columns)), velocity in zip(part, velocities.split(1), strict=True):
                     crop(result, box).addcmul_(rows[:, None] * columns, velocity.float())
                     if on_tile is not None:

@@ -57,8 +57,10 @@ class HaloTiling:
         _, *starts = tile_starts(length, self._side(length), self.stride, 2 * self.halo)
         return [0, *(start + self.halo for start in starts), length]
 
-    def velocity(self, u: Velocity, on_tile: TileCallback | None = None) -> Velocity:
-        """``u`` evaluated tile by tile.
+    def velocity(
+        self, u: Velocity, on_tile: TileCallback | None = None, device: torch.device | None = None
+    ) -> Velocity:
+        """``u`` evaluated tile by tile, on ``device`` if that is not where x lies.
 
         ``on_tile(box, x, velocity, t)`` is called after each, with the tile's part of x and of the velocity; raise
         from it to cancel.
@@ -66,11 +68,13 @@ class HaloTiling:
 
         def tiled(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             height, width = x.shape[-2:]
+            times = t.to(device), s.to(device)
             result = torch.empty_like(x)
             for box in self.boxes(height, width):
                 read = self.reads(box, height, width)
                 y, z = read[:2]
-                inner = crop(u(crop(x, read), t, s), (box[0] - y, box[1] - z, box[2] - y, box[3] - z))
+                whole = u(crop(x, read).to(device), *times)
+                inner = crop(whole, (box[0] - y, box[1] - z, box[2] - y, box[3] - z)).to(x.device)
                 crop(result, box).copy_(inner)
                 if on_tile is not None:
                     on_tile(box, crop(x, box), inner, t)
