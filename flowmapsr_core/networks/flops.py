@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 if TYPE_CHECKING:
     from . import Network
@@ -15,6 +14,8 @@ def flops(network: "Network", cells_h: int, cells_w: int) -> int:
 
     A multiply-add counts two. Convolutions, linear layers and attention count, pointwise operations and norms do not.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # which imports torch's compiler
+
     kind: Any = type(network)
     with torch.device("meta"), torch.no_grad():
         shapes = kind(network.config)

@@ -82,7 +82,7 @@ def upscale(
         del x0
         return match_color(sr, lr, color, color_strength).clamp_(0, 1)
 
-    return each(work, image, model, settings, plan, host, progress)
+    return each(work, image, model, plan, host, progress)
 
 
 @torch.no_grad()
@@ -115,14 +115,13 @@ def upscale_latent(
         meter.begin(ticks(plan, model, settings.steps, runs=1), single)
         return sample_image(model, single.clamp(0, 1), settings, meter, plan)
 
-    return each(work, image, model, settings, plan, host, progress)
+    return each(work, image, model, plan, host, progress)
 
 
 def each(
     work: Callable[[Tensor, Meter, Plan], Tensor],
     images: Tensor,
     model: Model,
-    settings: Look,
     plan: Plan,
     host: Host,
     progress: Progress | None,
@@ -131,7 +130,7 @@ def each(
     meter, results = Meter(progress, len(images), host), []
     for image in images.float().split(1):
         attempt = partial(work, image, meter)
-        result, plan = in_memory(plan, model, host, settings.steps, attempt)
+        result, plan = in_memory(plan, model, host, attempt)
         meter.finish()
         results.append(result.to(images.device))
         del result

@@ -167,9 +167,7 @@ def ticks(plan: Plan, model: Model, steps: int, runs: int) -> int:
     return plan.evaluations(model, steps) + (runs * BAND_TICKS if plan.rows else 0)
 
 
-def in_memory(
-    plan: Plan, model: Model, host: Host, steps: int, attempt: Callable[[Plan], Tensor]
-) -> tuple[Tensor, Plan]:
+def in_memory(plan: Plan, model: Model, host: Host, attempt: Callable[[Plan], Tensor]) -> tuple[Tensor, Plan]:
     """What ``attempt`` makes by a plan, and that plan; where memory runs out, by a smaller one, tried once.
 
     Raises :class:`UserError` if it runs out again, with what helps.
@@ -181,7 +179,7 @@ def in_memory(
             raise
         plan = plan.smaller(model)
     # not up there, where the exception holds the tensors of the first attempt
-    log.warning("out of memory; once more with less: %s", describe(plan, model, steps))
+    log.warning("out of memory; once more with less: %s", describe(plan, model))
     try:
         return attempt(plan), plan
     except Exception as error:
@@ -205,8 +203,8 @@ def sampling_flops(plan: Plan, model: Model, steps: int) -> int:
     return steps * len(boxes) * flops(model.network, bottom - top, right - left)
 
 
-def describe(plan: Plan, model: Model, steps: int) -> str:
-    """The plan in words, in one line."""
+def describe(plan: Plan, model: Model, steps: int = 0) -> str:
+    """The plan in words, in one line, and what ``steps`` of sampling cost; counting that takes memory itself."""
     height, width = plan.cells
     boxes = plan.tiling(model).boxes(height, width)
     tiles, side = len(boxes), max(max(bottom - top, right - left) for top, left, bottom, right in boxes)
@@ -214,7 +212,8 @@ def describe(plan: Plan, model: Model, steps: int) -> str:
         f"latent of {width}x{height} cells in {tiles} tiles of at most {side}" if tiles > 1 else
         f"latent of {width}x{height} cells, untiled",
         f"{plan.overlap} cells shared by neighbours, {plan.batch} at once" if tiles > 1 and plan.overlap else "",
-        f"{plan.evaluations(model, steps)} evaluations, {sampling_flops(plan, model, steps) / 1e12:.3g} TFLOP",
+        f"{plan.evaluations(model, steps)} evaluations, {sampling_flops(plan, model, steps) / 1e12:.3g} TFLOP"
+        if steps else "",
         f"codec in bands of {plan.rows} rows" if plan.rows else "",
         f"about {plan.picture / 2**30:.2g} GiB for the picture itself{', in host memory' if plan.offload else ''}",
         f"about {plan.peak / 2**30:.2g} GiB in all beside the weights, {plan.free / 2**30:.3g} GiB free",

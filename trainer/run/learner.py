@@ -69,7 +69,7 @@ class Learner:
         return self.ema.model if self.ema else self.model
 
     def result(self) -> FlowMap:
-        """The flow map to validate and export; all processes call it. Of sharded weights only the main one gets it."""
+        """The flow map to validate and export; all processes call it. Of sharded weights the main one gets it, in host memory."""
         if not is_sharded(self.accelerator):
             return self.ema.model if self.ema else self.accelerator.unwrap_model(self.model)
         weights = self.accelerator.get_state_dict(self.model)
@@ -77,7 +77,6 @@ class Learner:
             whole = Model.from_config(self.config).flow.requires_grad_(False).eval()
         if self.accelerator.is_main_process:
             whole.load_state_dict(weights, assign=True)
-            whole.to(self.accelerator.device)
         return whole
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:

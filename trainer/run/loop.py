@@ -237,6 +237,7 @@ class StageRun:
         if self.validation is None:
             return {}
         guided = self.stage.kind in GUIDED and self.recipe.guidance.mode == "input"
+        model.to(self.accelerator.device)  # of sharded weights it lies in host memory
         figures, picture = validate(model, self.validation, guided)
         with written(self.folder):
             save_png(picture, self.folder / f"validation-{self.step:06d}.png")
