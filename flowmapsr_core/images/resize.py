@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+ON_CPU = ("mps",)  # devices that lack some of it: with torch 2.5 and 2.6, Apple's GPUs have no antialiasing
 RESIZE_MODES = ("nearest", "area", "bilinear", "bicubic")
 
 
@@ -14,6 +15,8 @@ def resize(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tenso
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image
+    if image.device.type in ON_CPU:
+        return resize(image.cpu(), size, mode).to(image.device)
     if mode == "nearest":
         return F.interpolate(image, size, mode="nearest-exact")
     if mode == "area":
