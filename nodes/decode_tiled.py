@@ -7,9 +7,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core import UserError
-from .comfyui.images import join_alpha
+from .comfyui.images import PIXEL_SIZE, join_alpha
 from .comfyui.pixel_vae import PixelVAE
-from .comfyui.runtime import PIXEL_SIZE, percent
+from .comfyui.progress import percent
 from .comfyui.schema import make_schema
 from .comfyui.vae_bands import decode, is_plain
 

@@ -6,7 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..flowmapsr_core.method.looks import DEFAULT_LORA_SCALE
-from .comfyui.runtime import ModelType, with_lora
+from .comfyui.loading import ModelType, with_lora
 from .comfyui.schema import make_schema
 
 

@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..flowmapsr_core.upscaling.host import DTYPES
+from .comfyui.loading import FP8, ModelType, load_patcher
 from .comfyui.model_files import fingerprint, model_names
-from .comfyui.runtime import FP8, ModelType, load_patcher
 from .comfyui.schema import advanced, make_schema
 
 

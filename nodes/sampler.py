@@ -10,10 +10,11 @@ from ..flowmapsr_core.method.looks import Look
 from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, upscale_latent
 from .comfyui.codec import ComfyCodec
 from .comfyui.host import ComfyHost
-from .comfyui.images import split_alpha
+from .comfyui.images import PIXEL_SIZE, split_alpha
+from .comfyui.loading import ModelType
 from .comfyui.managed import ManagedModel
+from .comfyui.progress import progress
 from .comfyui.prompt import find_prompt
-from .comfyui.runtime import PIXEL_SIZE, ModelType, progress
 from .comfyui.schema import advanced, make_schema
 
 SMALLEST = 8  # pixels a side

@@ -9,8 +9,9 @@ from ..flowmapsr_core.method.looks import LOOKS
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
 from .comfyui.host import ComfyHost
 from .comfyui.images import join_alpha, split_alpha
+from .comfyui.loading import ModelType, at_look, load_patcher
 from .comfyui.managed import ManagedModel
-from .comfyui.runtime import ModelType, at_look, load_patcher, progress
+from .comfyui.progress import progress
 from .comfyui.schema import make_schema
 
 

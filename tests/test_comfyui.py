@@ -262,13 +262,13 @@ from safetensors.torch import load_file, save_file
 spec = importlib.util.spec_from_file_location("pack", Path(root, "__init__.py"), submodule_search_locations=[root])
 sys.modules["pack"] = importlib.util.module_from_spec(spec)
 import comfy.model_management
-from pack.nodes.comfyui import runtime
+from pack.nodes.comfyui import loading
 
 def loaded(patcher):
     comfy.model_management.load_models_gpu([patcher])
     return patcher.model
 
-patcher = runtime.load_patcher("base.safetensors", "float32")
+patcher = loading.load_patcher("base.safetensors", "float32")
 
 # a model as ComfyUI wraps its own: its loader must know every layer of the file by its name there
 wrapped = torch.nn.Module()
@@ -283,7 +283,7 @@ results, given = {}, load_file(inputs)
 negative = given.pop("negative").bool()
 with torch.no_grad():
     for scale in scales.split(","):
-        patched = runtime.with_lora(patcher, Path(lora), float(scale))
+        patched = loading.with_lora(patcher, Path(lora), float(scale))
         results[scale] = loaded(patched)(**given, negative=negative).contiguous()
     results["base"] = loaded(patcher)(**given, negative=negative).contiguous()
 save_file(results, outputs)

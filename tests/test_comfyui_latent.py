@@ -335,9 +335,9 @@ def test_the_whole_chain_of_a_latent_model(nodes, latent_model, photo):
 
 
 def test_weights_stored_in_8_bits(nodes, latent_model, photo, monkeypatch):
-    from flowmapsr.nodes.comfyui import runtime
+    from flowmapsr.nodes.comfyui import loading
 
-    monkeypatch.setattr(runtime, "LARGE", 1024)
+    monkeypatch.setattr(loading, "LARGE", 1024)
     exact, small = load(nodes, "latent.safetensors")[0], load(nodes, "latent.safetensors", "fp8_e4m3fn")[0]
     assert {weight.dtype for weight in small.model.network.parameters()} >= {torch.float8_e4m3fn}
     assert small.model_size() < 0.6 * exact.model_size()

@@ -153,9 +153,9 @@ def checkpoint(tmp_path, monkeypatch, nodes):
     from flowmapsr.flowmapsr_core import FlowMap, Model, save_checkpoint
     from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
     from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
-    from flowmapsr.nodes.comfyui import runtime
+    from flowmapsr.nodes.comfyui import loading
 
-    monkeypatch.setattr(runtime, "model_path", str)
+    monkeypatch.setattr(loading, "model_path", str)
     torch.manual_seed(0)
     model = Model(FlowMap(UNet(PRESETS["tiny"])), VAECodec(VAECodecConfig(block_out_channels=(32, 64, 128, 128))))
     for weight in model.flow.parameters():
@@ -187,7 +187,7 @@ def test_a_unet_lora_through_comfyui_equals_the_core(nodes, checkpoint, tmp_path
     import comfy.model_management as management
     from flowmapsr.flowmapsr_core import load_model
     from flowmapsr.flowmapsr_core.files.lora import merge_lora
-    from flowmapsr.nodes.comfyui import runtime
+    from flowmapsr.nodes.comfyui import loading
 
     expected = load_model(checkpoint)
     ones = torch.ones(2)
@@ -197,7 +197,7 @@ def test_a_unet_lora_through_comfyui_equals_the_core(nodes, checkpoint, tmp_path
     merge_lora(expected, lora, scale)
     with monkeypatch.context() as patch:
         patch.setattr("flowmapsr.flowmapsr_core.files.lora.load_file", None)  # weights are ComfyUI's to read
-        patched = runtime.with_lora(runtime.load_patcher(checkpoint, "float32"), lora, scale)
+        patched = loading.with_lora(loading.load_patcher(checkpoint, "float32"), lora, scale)
     management.load_models_gpu([patched])
     result = patched.model(**given)
     assert (result - expected.flow(**given)).abs().max() < 1e-3
@@ -226,11 +226,11 @@ def device(nodes, monkeypatch):
 @pytest.fixture
 def model(device, tmp_path):
     """The built-in model, 11 MiB, with a LoRA."""
-    from flowmapsr.nodes.comfyui import runtime
+    from flowmapsr.nodes.comfyui import loading
 
-    plain = runtime.load_patcher(dtype="float32")
+    plain = loading.load_patcher(dtype="float32")
     lora = write_lora(tmp_path / "lora.safetensors", plain.model.network, ("conv2",))
-    return runtime.with_lora(plain, lora, 1.0)
+    return loading.with_lora(plain, lora, 1.0)
 
 
 def load_other(device, size):
@@ -290,7 +290,7 @@ def test_weights_come_back_for_the_network_where_a_vae_has_taken_their_place(dev
 
 def test_no_model_is_kept_alive(nodes, checkpoint, photo, tmp_path):
     import comfy.model_management as management
-    from flowmapsr.nodes.comfyui import runtime
+    from flowmapsr.nodes.comfyui import loading
 
     image, names = photo.movedim(1, -1), ("built-in", str(checkpoint))
     management.unload_all_models()
@@ -299,7 +299,7 @@ def test_no_model_is_kept_alive(nodes, checkpoint, photo, tmp_path):
         model, vae = nodes.load_model.LoadModel.execute(name, "float32").args
         target = "conv2" if name == "built-in" else "to_q"
         lora = write_lora(tmp_path / "lora.safetensors", model.model.network, (target,))
-        patched = runtime.with_lora(model, lora, 1.0)
+        patched = loading.with_lora(model, lora, 1.0)
         nodes.upscale.Upscale.execute(image, 1.0, "balanced", patched)
         latent = nodes.sampler.Sampler.execute(model, image, "2", 2.0, 0, 0).args[0]
         nodes.decode_tiled.DecodeTiled.execute(latent, vae, 0)

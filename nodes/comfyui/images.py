@@ -9,6 +9,8 @@ from ...flowmapsr_core import UserError
 from ...flowmapsr_core.images.resize import resize_alpha
 from .host import ComfyHost
 
+PIXEL_SIZE = "flowmapsr_size"  # in a LATENT: height and width of the image, which may end within the last cells
+
 
 def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
     """Colour (B, 3, H, W) of a ComfyUI image, and its alpha (B, 1, H, W) if it has one.

@@ -69,7 +69,10 @@ class Learner:
         return self.ema.model if self.ema else self.model
 
     def result(self) -> FlowMap:
-        """The flow map to validate and export; all processes call it. Of sharded weights the main one gets it, in host memory."""
+        """The flow map to validate and export; all processes call it.
+
+        Of sharded weights the main process gets it, in host memory.
+        """
         if not is_sharded(self.accelerator):
             return self.ema.model if self.ema else self.accelerator.unwrap_model(self.model)
         weights = self.accelerator.get_state_dict(self.model)

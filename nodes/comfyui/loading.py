@@ -1,8 +1,7 @@
-"""What the nodes need of ComfyUI: its memory management, its progress bar."""
+"""Models and LoRAs under ComfyUI's memory management."""
 
 import json
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import comfy.lora
@@ -10,12 +9,9 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.utils
-import numpy as np
 import torch
-from comfy.cli_args import LatentPreviewMethod, args
 from comfy_api.latest import io
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from ...flowmapsr_core import Model, UserError, load_model
 from ...flowmapsr_core.codecs import PixelCodec, TinyVAECodec, VAECodecConfig
@@ -25,13 +21,11 @@ from ...flowmapsr_core.files.safetensors_file import read_metadata
 from ...flowmapsr_core.method.looks import find_look
 from ...flowmapsr_core.networks import Network
 from ...flowmapsr_core.upscaling.host import find_dtype
-from ...flowmapsr_core.upscaling.meter import Progress
 from .codec import ComfyCodec, tiny_vae, vae_of_checkpoint
 from .host import ComfyHost
 from .model_files import model_path
 from .pixel_vae import NoVAE, PixelVAE
 
-PIXEL_SIZE = "flowmapsr_size"  # in a LATENT: height and width of the image, which may end within the last cells
 FP8 = "fp8_e4m3fn"
 LARGE = 2**16  # numbers in a weight that is worth storing in 8 bits
 
@@ -130,34 +124,3 @@ def at_look(patcher: comfy.model_patcher.ModelPatcher, look: str) -> comfy.model
     # by it ComfyUI tells whether weights that are loaded are the same: those of one look are, run after run
     changed.patches_uuid = uuid.uuid5(patcher.patches_uuid, look)
     return changed
-
-
-def progress() -> Progress:
-    """Progress bar, with a preview if the user wants any."""
-    bar, wanted = None, args.preview_method != LatentPreviewMethod.NoPreviews
-
-    def update(done: int, total: int, preview: Callable[[], Tensor]) -> None:
-        nonlocal bar
-        bar = bar or comfy.utils.ProgressBar(total)
-        bar.update_absolute(done, total, ("JPEG", to_picture(preview()), args.preview_size) if wanted else None)
-
-    return update
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """An image (1, 3, H, W) in [0, 1] as Pillow's."""
-    pixels = (image[0].permute(1, 2, 0).float().cpu() * 255).round().to(torch.uint8)
-    return Image.fromarray(np.asarray(pixels))
-
-
-def percent() -> Callable[[int, int], None]:
-    """Progress bar in whole percents, of ``update(done, total)``; it may be called thousands of times."""
-    bar, shown = comfy.utils.ProgressBar(100), 0
-
-    def update(done: int, total: int) -> None:
-        nonlocal shown
-        if 100 * done // total != shown:
-            shown = 100 * done // total
-            bar.update_absolute(shown)
-
-    return update
