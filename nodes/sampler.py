@@ -7,7 +7,7 @@ from ..flowmapsr_core import UserError
 from ..flowmapsr_core.codecs import FrozenVAE
 from ..flowmapsr_core.codecs.probe import differ, probe
 from ..flowmapsr_core.method.looks import Look
-from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, upscale_latent
+from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, upscale_latent, warn_of_guidance
 from .comfyui.codec import ComfyCodec
 from .comfyui.host import ComfyHost
 from .comfyui.images import PIXEL_SIZE, split_alpha
@@ -111,6 +111,7 @@ class Sampler(io.ComfyNode):
         embedding = find_prompt(model.model, prompt, clip, positive)
         managed = ManagedModel(model, (height, width), find_codec(model.attachments["model"].codec, vae), embedding)
         settings = Look(1, guidance, 0, True) if steps == POSTERIOR_MEAN else Look(int(steps), guidance, 0)
+        warn_of_guidance(managed, settings)
         latent = upscale_latent(
             managed, color, settings, tile=tile or None, overlap=overlap,
             host=ComfyHost(model.load_device), progress=progress(),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -94,6 +95,18 @@ def test_settings_reach_the_sampler(image, tmp_path, small_model):
     assert run("upscale", image, "--output", tmp_path / "whole.png", *options, "--tile", "0") == 0
     difference = read_picture(tiled).color - read_picture(tmp_path / "whole.png").color
     assert difference.abs().max() <= 1 / 255 + 1e-6
+
+
+def test_a_guidance_that_a_model_has_not_learned_is_said_once(image, tmp_path, small_model, caplog):
+    small_model.info["training"] = {"guidance": "hidden", "stages": [{"kind": "guided"}]}
+    model = tmp_path / "small.safetensors"
+    save_checkpoint(small_model, model)
+    options = ("--output", tmp_path / "out", "--scale", "1", "--model", model, "--overwrite", "--quiet")
+    shutil.copy(image, tmp_path / "again.png")
+    assert run("upscale", image, tmp_path / "again.png", *options) == 0
+    assert "guidance" not in caplog.text
+    assert run("upscale", image, tmp_path / "again.png", *options, "--guidance", "3") == 0
+    assert caplog.text.count("evaluated at 1, not at 3") == 1
 
 
 def test_looks_have_loras_of_their_own_strength(image, tmp_path, small_model):

@@ -237,6 +237,17 @@ def test_pixels_are_sampled_as_by_the_core_and_decoded_by_a_vae_node(nodes, phot
     assert exact.shape == (1, 89, 121, 3)
 
 
+def test_guidance_that_a_model_has_not_learned_is_left_out_and_said(nodes, photo, caplog):
+    model, _ = load(nodes, "built-in")
+    image = photo.movedim(1, -1)
+    plain = sampled(nodes, model, image, guidance=1.0)["samples"]
+    assert not torch.equal(sampled(nodes, model, image, guidance=3.0)["samples"], plain)
+    model.attachments["model"].info["training"] = {"learned_guidance": False}
+    assert not caplog.text
+    assert torch.equal(sampled(nodes, model, image, guidance=3.0)["samples"], plain)
+    assert "evaluated at 1, not at 3" in caplog.text
+
+
 def test_a_pixel_codec_is_lossless_in_every_vae_method(nodes, generator):
     _, vae = load(nodes, "built-in")
     image = torch.rand(2, 40, 24, 3, generator=generator)

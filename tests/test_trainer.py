@@ -21,12 +21,13 @@ from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.files.lora import merge_lora
+from flowmapsr.flowmapsr_core.method.looks import learned_guidance
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.trainer.data.photos import find_photos
 from flowmapsr.trainer.learning.adapter import add_lora
 from flowmapsr.trainer.recipe.read import read_recipe
-from flowmapsr.trainer.run.export import export, start_of
+from flowmapsr.trainer.run.export import export, stage_file, start_of
 from flowmapsr.trainer.run.loop import StageRun
 from flowmapsr.trainer.run.start import build_model
 from flowmapsr.trainer.run.state import claim_folder, written
@@ -291,6 +292,25 @@ def test_licence_and_origin_outlive_training(recipe_file, tmp_path):
         assert described["modelspec.author"] == "Joe"
         assert described["modelspec.converted_from"] == "lbm.safetensors"
         assert described["modelspec.derived_from"] == f"LBM, Jane, cc-by-nc-4.0, {base['hash_sha256']}"
+
+
+def test_a_checkpoint_says_whether_guidance_was_learned(recipe_file, tmp_path):
+    """In this run, or before it in the model that it starts from."""
+
+    def learned_by(name, *overrides):
+        out = tmp_path / name
+        recipe = read_recipe(recipe_file, [f"output.folder={out}", *overrides])
+        for index in range(len(recipe.stages)):
+            export(build_model(recipe, start_of(recipe, index))[0], recipe, index, 1, True)
+        infos = [load_model(stage_file(recipe, index)).info for index in range(len(recipe.stages))]
+        return [learned_guidance(info["training"]) for info in infos]
+
+    stages = 'stages=[{kind="flow-matching",steps=1},{kind="guided",steps=1}]'
+    assert learned_by("seen", stages) == [False, True]
+    assert learned_by("hidden", stages, "guidance.mode=hidden") == [False, False]
+    for base, more in (("seen", [True, True]), ("hidden", [False, False])):
+        again = f"start_from={tmp_path / base / 'model.safetensors'}"
+        assert learned_by(f"more-{base}", stages, "guidance.mode=fixed", again) == more
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(recipe_file, data, tmp_path):

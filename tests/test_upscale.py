@@ -2,6 +2,8 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, upscale
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.method.looks import Look, learned_guidance
+from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent, warn_of_guidance
 
 
 @pytest.mark.parametrize("scale", [1, 1.37, 2, 3.5, 8])
@@ -74,6 +76,36 @@ def test_raising_from_progress_cancels(small_model, photo):
     with pytest.raises(KeyboardInterrupt):
         upscale(small_model, photo, 4, 4, tile=64, progress=cancel)
     assert calls == [1]
+
+
+STAGES = [{"kind": "flow-matching"}, {"kind": "guided"}]
+
+
+@pytest.mark.parametrize(
+    ("training", "learned"),
+    [
+        ({"guidance": "input", "stages": STAGES}, True),
+        ({"guidance": "input", "stages": STAGES[:1]}, False),
+        ({"guidance": "hidden", "stages": STAGES}, False),
+        ({"guidance": "fixed", "stages": STAGES}, False),
+        ({"guidance": "fixed", "stages": STAGES, "learned_guidance": True}, True),
+        ({"steps": 3}, None), ("odd", None), (None, None), ({"guidance": "input", "stages": ["odd"]}, False),
+    ],
+)  # fmt: skip
+def test_a_model_that_has_seen_no_guidance_is_evaluated_at_1(small_model, photo, caplog, training, learned):
+    assert learned_guidance(training) is learned
+    one, two = (upscale(small_model, photo, 1, guidance=scale) for scale in (1.0, 2.0))
+    assert not torch.equal(one, two)
+    small_model.info["training"] = training
+    expected = one if learned is False else two
+    assert torch.equal(upscale(small_model, photo, 1), expected)
+    assert torch.equal(upscale(small_model, photo, 1, guidance=2.0), expected)
+    latents = [upscale_latent(small_model, photo, Look(2, scale, 0)) for scale in (1.0, 2.0)]
+    assert torch.equal(*latents) == (learned is False)
+    warn_of_guidance(small_model, Look(2, 1.0, 0))
+    assert not caplog.text
+    warn_of_guidance(small_model, Look(2, 2.5, 0))
+    assert ("evaluated at 1, not at 2.5" in caplog.text) == (learned is False)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ..images.resize import resize_alpha
 from ..method.looks import DEFAULT_LORA_SCALE, find_look
 from ..model import Model
 from ..upscaling.host import TorchHost, find_dtype
-from ..upscaling.pipeline import check_scale, output_size, override, upscale
+from ..upscaling.pipeline import check_scale, output_size, override, upscale, warn_of_guidance
 from .folder import Job, Make, Task, plan_jobs, run_jobs
 from .share import Share
 
@@ -41,6 +41,8 @@ def run(options: Namespace) -> int:
 
 def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
     model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)), vae=options.vae)
+    if options.guidance is not None:
+        warn_of_guidance(model, override(find_look(options.look), None, options.guidance))
     merge_loras(model, loras, find_look(options.look).lora_scale)
     if options.prompt is not None:
         set_prompt(model, options.prompt, options.text_encoder)

@@ -1,4 +1,4 @@
-"""Looks: named points on the trade-off between fidelity and realism."""
+"""Looks: named points on the trade-off between fidelity and realism, and who can follow them."""
 
 from dataclasses import dataclass
 
@@ -36,3 +36,17 @@ def find_look(name: str) -> Look:
     if name not in LOOKS:
         raise UserError(f"there is no look {name!r}; choose one of {', '.join(LOOKS)}")
     return LOOKS[name]
+
+
+def learned_guidance(training: object) -> bool | None:
+    """Whether a network has seen guidance scales other than 1, by the summary of its training in a checkpoint.
+
+    None if that does not say so. A guided stage whose scales are "hidden" or "fixed" shows the network 1 only.
+    """
+    match training:
+        case {"learned_guidance": bool(learned)}:
+            return learned
+        case {"guidance": mode, "stages": [*stages]}:
+            kinds = [stage.get("kind") for stage in stages if isinstance(stage, dict)]
+            return mode == "input" and "guided" in kinds
+    return None

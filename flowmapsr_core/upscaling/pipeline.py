@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..images.color import check_color, match_color
 from ..images.resize import resize
 from ..method.flow import check_steps, posterior_mean, sample
-from ..method.looks import Look, find_look
+from ..method.looks import Look, find_look, learned_guidance
 from ..model import Model
 from .host import Host, TorchHost
 from .meter import Meter, Progress
@@ -50,7 +50,8 @@ def upscale(
         image: (B, 3, H, W) float in [0, 1]; every image of the batch is upscaled.
         scale: factor from 1 to 8, any fraction; the output is ``round(scale * side)``.
         steps: network evaluations, a power of two; default the look's (2 for ``balanced``).
-        guidance: guidance scale from 1 (none) to 8; default the look's.
+        guidance: guidance scale from 1 (none) to 8; default the look's. A model that has seen none in training is
+            evaluated at 1.
         look: ``faithful``, ``balanced`` or ``vivid``. ``faithful`` without ``steps`` reads the posterior mean.
         size: exact output (height, width) in place of ``scale``.
         color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`.
@@ -67,7 +68,7 @@ def upscale(
         UserError: an argument is out of its range, or the image is smaller than 4 px.
     """
     size = output_size(image, scale, size)
-    settings = override(find_look(look), steps, guidance)
+    settings = as_trained(model, override(find_look(look), steps, guidance))
     check_color(color, color_strength)
     host = host or TorchHost(model.device)
     plan = make_plan(model, size, host, tile)
@@ -105,7 +106,7 @@ def upscale_latent(
     Returns:
         (B, C, ceil(H / factor), ceil(W / factor)) float32, scaled, on the image's device; factor is the codec's.
     """
-    host = host or TorchHost(model.device)
+    settings, host = as_trained(model, settings), host or TorchHost(model.device)
     plan = make_plan(model, (image.shape[2], image.shape[3]), host, tile)
     if overlap:
         plan = replace(plan, overlap=-(-overlap // model.codec.factor))
@@ -193,3 +194,15 @@ def override(look: Look, steps: int | None, guidance: float | None) -> Look:
             raise UserError(f"guidance is {guidance:g}; use a value from 1 (none) to {MAX_GUIDANCE:g}")
         changed = replace(changed, guidance=guidance)
     return changed
+
+
+def as_trained(model: Model, settings: Look) -> Look:
+    """The settings that a model can follow: guidance 1 if it has seen no other in training."""
+    unguided = learned_guidance(model.info.get("training")) is False
+    return replace(settings, guidance=1.0) if unguided else settings
+
+
+def warn_of_guidance(model: Model, settings: Look) -> None:
+    """Say so where a guidance that the user has asked for is not followed, see :func:`as_trained`."""
+    if as_trained(model, settings) != settings:
+        log.warning("the model has seen no guidance in training: it is evaluated at 1, not at %g", settings.guidance)

@@ -7,6 +7,7 @@ from typing import Any
 from ...flowmapsr_core.files.checkpoint import save_checkpoint
 from ...flowmapsr_core.files.lora import save_lora
 from ...flowmapsr_core.files.origin import ORIGIN
+from ...flowmapsr_core.method.looks import learned_guidance
 from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.host import DTYPES
 from ..recipe.recipe import Recipe, Stage
@@ -46,6 +47,7 @@ def export(model: Model, recipe: Recipe, index: int, step: int, done: bool) -> N
         "stages": [asdict(stage) for stage in recipe.stages[: index + 1]],
         "guidance": recipe.guidance.mode,
     }
+    info["training"]["learned_guidance"] = bool(learned_guidance(info["training"]) or model.info.get("guided_before"))
     result = result_file(recipe, stage)
     if stage.kind == "adversarial":
         from ..learning.adapter import lora_layers  # peft takes seconds to import

@@ -10,6 +10,7 @@ from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.files.checkpoint import load_model, load_shapes
 from ...flowmapsr_core.files.origin import ORIGIN, derived
 from ...flowmapsr_core.files.prompts import encode_prompts
+from ...flowmapsr_core.method.looks import learned_guidance
 from ...flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT, Model
 from ..recipe.recipe import Recipe
 
@@ -22,8 +23,8 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[Model, list[str
         start: checkpoint; empty for fresh weights.
 
     Returns:
-        The model, in its info what the checkpoint says of its origin, and the names of the weights that the checkpoint
-        did not have.
+        The model, in its info what the checkpoint says of its origin and whether it had learned guidance, and the names
+        of the weights that the checkpoint did not have.
 
     Raises:
         UserError: the checkpoint is of another architecture.
@@ -49,6 +50,7 @@ def _assemble(recipe: Recipe, base: Model | None, start: str | Path) -> tuple[Mo
     info = {key: base.info[key] for key in (*ORIGIN, "hash_sha256") if key in base.info} if base else {}
     if base and start == recipe.start_from:  # a later stage's start is the run's own, and knows it already
         info |= derived(base.info)
+    info["guided_before"] = base is not None and learned_guidance(base.info.get("training")) is True
     model = Model.from_config(recipe.model or (base.config() if base else {}), info)
     if base is None and isinstance(model.codec, FrozenVAE):
         raise UserError("the recipe's codec is a VAE, which is not trained; set start_from to a checkpoint that has it")
