@@ -1,8 +1,12 @@
 """Loads this checkout as the package ``flowmapsr``, whatever its folder is called and whatever is installed."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: a thread each, also of what they start
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
