@@ -11,7 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 OBJECT_INFO = ROOT / "tests" / "data" / "object_info.json"
 LOCALES = ROOT / "locales"
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))  # ComfyUI's browser of templates shows these
+WORKFLOWS = sorted((ROOT / "workflows").rglob("*.json"))
 # the parts of a definition that ComfyUI 0.3.64 and later ones give alike
 PARTS = ("input", "input_order", "output", "output_is_list", "output_name", "output_tooltips")
 PARTS += ("name", "display_name", "description", "category", "output_node")

@@ -19,7 +19,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 
 FRONTEND = os.environ.get("COMFYUI_FRONTEND")  # a front end of another version: the folder with its index.html
 SCREENSHOTS = os.environ.get("FLOWMAPSR_SCREENSHOTS")
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+WORKFLOWS = sorted((ROOT / "workflows").rglob("*.json"))
 FILES = ("flowmapsr/flowmapsr-xl.safetensors", "loras/flowmapsr-xl-detail.safetensors", "vae/sdxl_vae.safetensors")
 SIZE = (96, 64)  # of the picture they open
 SIZES = {  # of those they save

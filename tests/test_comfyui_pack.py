@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from comfyui_process import import_nodes
 from comfyui_server import COMFYUI, NEEDS_COMFYUI, ROOT, Server
-from node_definitions import LOCALES, OBJECT_INFO, WORKFLOWS, definition, is_ours
+from node_definitions import LOCALES, OBJECT_INFO, TEMPLATES, definition, is_ours
 from PIL import Image
 
 pytestmark = NEEDS_COMFYUI
@@ -113,7 +113,7 @@ def test_help_locales_and_workflows_are_served(server):
     for language in ("en", "zh"):
         assert served[language]["nodeDefs"] == json.loads((LOCALES / language / "nodeDefs.json").read_text())
     templates = server.get("/workflow_templates")["FlowMapSR"]
-    assert sorted(templates) == [path.stem for path in WORKFLOWS]
+    assert sorted(templates) == [path.stem for path in TEMPLATES]
 
 
 def test_diffusers_waits_for_a_model_that_needs_it(server, written):
