@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..flowmapsr_core.images import degradation
 from ..flowmapsr_core.images.alpha import fill_transparent
+from ..flowmapsr_core.images.batch import batch_of
 from .comfyui.images import join_alpha, singles, split_alpha
 from .comfyui.schema import make_schema
 
@@ -47,5 +48,6 @@ class Degrade(io.ComfyNode):
         color, alpha = split_alpha(image)
         stages, generator = degradation.preset(preset), torch.Generator().manual_seed(seed)
         # not the whole batch in one call: it would share blur and resize, and differ from its first image alone
-        spoiled = [degradation.degrade(hr, factor, stages, generator) for hr in singles(fill_transparent(color, alpha))]
-        return io.NodeOutput(join_alpha(torch.cat(spoiled), alpha))
+        visible = singles(fill_transparent(color, alpha))
+        spoiled = (degradation.degrade(hr, factor, stages, generator) for hr in visible)
+        return io.NodeOutput(join_alpha(batch_of(len(color), spoiled), alpha))

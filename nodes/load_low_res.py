@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..flowmapsr_core import UserError
 from ..flowmapsr_core.images.alpha import fill_transparent
+from ..flowmapsr_core.images.batch import batch_of
 from ..flowmapsr_core.images.picture_files import read_frames
 from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
@@ -119,7 +120,7 @@ class LoadLowRes(io.ComfyNode):
             "megapixels": (megapixels * MEGAPIXEL / (height * width)) ** 0.5,
         }
         size = target_size(lr, size_by, scales[size_by])
-        upscaled = torch.cat([resize(single, size).clamp(0, 1) for single in singles(lr)])
+        upscaled = batch_of(len(lr), (resize(single, size).clamp(0, 1) for single in singles(lr)))
         opaque = torch.ones(len(lr), 1, *size, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled)
         return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), 1 - opaque[:, 0], size[1], size[0])
 

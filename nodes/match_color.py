@@ -1,9 +1,9 @@
 """Match Colour."""
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..flowmapsr_core.images.batch import batch_of
 from ..flowmapsr_core.images.color import METHODS, match_color
 from .comfyui.images import join_alpha, pairs, split_alpha
 from .comfyui.schema import make_schema
@@ -46,5 +46,5 @@ class MatchColor(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, reference: Tensor, method: str, strength: float) -> io.NodeOutput:
         (color, alpha), (source, _) = split_alpha(image), split_alpha(reference)
-        matched = [match_color(sr, lr, method, strength).clamp(0, 1) for sr, lr in pairs(color, source)]
-        return io.NodeOutput(join_alpha(torch.cat(matched), alpha))
+        matched = (match_color(sr, lr, method, strength).clamp(0, 1) for sr, lr in pairs(color, source))
+        return io.NodeOutput(join_alpha(batch_of(len(color), matched), alpha))

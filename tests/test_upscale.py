@@ -1,7 +1,10 @@
+import weakref
+
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, upscale
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.images.batch import batch_of
 from flowmapsr.flowmapsr_core.method.looks import Look, learned_guidance
 from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent, warn_of_guidance
 
@@ -126,3 +129,22 @@ def test_images_that_cannot_be_upscaled(small_model):
         upscale(small_model, torch.rand(1, 3, 1, 1))
     with pytest.raises(UserError, match="shape"):
         upscale(small_model, torch.rand(1, 8, 8, 3))
+
+
+def test_a_batch_is_made_in_memory_for_itself_and_one_image():
+    made, alive = [], []
+
+    def singles():
+        for number in range(3):
+            alive.append(sum(single() is not None for single in made))
+            single = torch.full((1, 2, 3, 3), float(number))
+            made.append(weakref.ref(single))
+            yield single
+            del single
+
+    batch = batch_of(3, singles())
+    assert batch.shape == (3, 2, 3, 3)
+    assert batch[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert max(alive) <= 1
+    only = torch.ones(1, 1)
+    assert batch_of(1, [only]) is only

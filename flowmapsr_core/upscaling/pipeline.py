@@ -1,7 +1,7 @@
 """The whole chain: resize, encode, sample, decode, match colours."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..images.batch import batch_of
 from ..images.color import check_color, match_color
 from ..images.resize import resize
 from ..method.flow import check_steps, posterior_mean, sample
@@ -128,14 +129,16 @@ def each(
     progress: Progress | None,
 ) -> Tensor:
     """``work`` of every image of a batch, one after another, with less memory where there is not enough."""
-    meter, results = Meter(progress, len(images), host), []
-    for image in images.float().split(1):
-        attempt = partial(work, image, meter)
-        result, plan = in_memory(plan, model, host, attempt)
-        meter.finish()
-        results.append(result.to(images.device))
-        del result
-    return torch.cat(results) if len(results) > 1 else results[0]
+    meter = Meter(progress, len(images), host)
+
+    def results() -> Iterator[Tensor]:
+        nonlocal plan
+        for image in images.float().split(1):
+            result, plan = in_memory(plan, model, host, partial(work, image, meter))
+            meter.finish()
+            yield result.to(images.device)
+
+    return batch_of(len(images), results())
 
 
 def sample_image(model: Model, image: Tensor, settings: Look, meter: Meter, plan: Plan) -> Tensor:

@@ -1,0 +1,22 @@
+"""Batches made image by image."""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+
+def batch_of(count: int, singles: Iterable[Tensor]) -> Tensor:
+    """So many images (1, ...) of one shape as a batch (count, ...).
+
+    It takes the memory of the batch and of one image: each is copied to its place, and may be forgotten then.
+    """
+    batch = None
+    for index, single in enumerate(singles):
+        if count == 1:
+            return single
+        if batch is None:
+            batch = single.new_empty((count, *single.shape[1:]))
+        batch[index] = single[0]
+    if batch is None:
+        raise ValueError("there are no images")
+    return batch
