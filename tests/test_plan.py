@@ -117,7 +117,7 @@ def test_a_smaller_plan_shrinks_until_nothing_is_left(xl, memory):
     assert smaller.offload
     while smaller.tile > SMALLEST_TILE:
         smaller = smaller.smaller(xl)
-    with pytest.raises(UserError, match="out of memory"):
+    with pytest.raises(UserError, match="not enough memory"):
         smaller.smaller(xl)
 
 
@@ -245,7 +245,7 @@ def test_memory_that_never_suffices_is_an_error(small_model, photo, monkeypatch)
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(small_model.network, "evaluate", no_memory)
-    with pytest.raises(UserError, match=r"^out of memory; close other programs, or use a smaller tile or scale$"):
+    with pytest.raises(UserError, match=r"^not enough memory; close other programs, or use a smaller tile or scale$"):
         upscale(small_model, photo, 2, tile=0)
 
 

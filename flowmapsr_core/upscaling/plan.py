@@ -83,7 +83,7 @@ class Plan:
         rows = max(self.rows // 2, FEWEST_ROWS) if model.codec.memory(*self.cells) else 0
         offload = self.device.type != "cpu"
         if side <= SMALLEST_TILE and (rows, offload) == (self.rows, self.offload):
-            raise UserError(f"out of memory, even with the smallest tiles; {self.advice()}")
+            raise UserError(f"not enough memory, even with the smallest tiles; {self.advice()}")
         half = max(side // 2, SMALLEST_TILE)
         plan = replace(self, tile=half, overlap=_overlap(model, half), batch=1, rows=rows, offload=offload)
         return replace(plan, peak=_peak(plan, model))
@@ -185,7 +185,7 @@ def in_memory(plan: Plan, model: Model, host: Host, attempt: Callable[[Plan], Te
     except Exception as error:
         if not host.is_out_of_memory(error):
             raise
-    raise UserError(f"out of memory; {plan.advice()}")
+    raise UserError(f"not enough memory; {plan.advice()}")
 
 
 def latent_cells(model: Model, size: Sequence[int]) -> tuple[int, int]:
