@@ -24,7 +24,7 @@ class LoadLoRA(io.ComfyNode):
                 io.Combo.Input(
                     "lora",
                     options=folder_paths.get_filename_list("loras"),
-                    tooltip="A LoRA trained with FlowMapSR. Those of other models are refused.",
+                    tooltip="A LoRA trained with FlowMapSR. Those for networks of another shape are refused.",
                 ),
                 io.Float.Input(
                     "scale",

@@ -80,7 +80,7 @@ def save_models(folder):
     model = load_model(base, vae=vae)
     layers = {name: weight for name, weight in model.network.named_parameters() if name.endswith("to_q.weight")}
     pairs = {name.removesuffix(".weight"): (weight[:2], weight[:, :2]) for name, weight in layers.items()}
-    save_lora(lora, pairs, 2, 2.0, model.info["hash_sha256"])
+    save_lora(lora, pairs, 2, 2.0, model)
 
 
 @pytest.fixture(scope="module")

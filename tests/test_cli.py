@@ -384,7 +384,7 @@ def test_merge(image, tmp_path, small_model, capsys):
     for number in range(2):
         path = tmp_path / f"{number}.safetensors"
         layers = {"encoder.1.0.conv1": (torch.randn(2, 12, 3, 3) * 0.1, torch.randn(12, 2, 1, 1))}
-        save_lora(path, layers, 2, 2.0, load_model(base).info["hash_sha256"], {"license": "MIT"})
+        save_lora(path, layers, 2, 2.0, load_model(base), {"license": "MIT"})
         loras += ["--lora", path, "--lora-scale", 0.5 - number]
     assert run("merge", "--model", base, *loras, "--output", merged) == 0
     results = {}

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,13 +216,17 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tm
     from flowmapsr.flowmapsr_core import load_model
     from flowmapsr.flowmapsr_core.cli import command as cli
     from flowmapsr.flowmapsr_core.files.lora import save_lora
+    from flowmapsr.flowmapsr_core.model import FlowMap, Model
+    from flowmapsr.flowmapsr_core.networks import LocalNet
 
     model = load_model()
     name, weight = next(item for item in model.network.named_parameters() if item[0].endswith("conv2.weight"))
     out, *rest = weight.shape
     generator = torch.Generator().manual_seed(0)
     down, up = (torch.randn(size, generator=generator) * 0.2 for size in ((2, *rest), (out, 2, 1, 1)))
-    for file, base in (("detail", model.info["hash_sha256"]), ("other", "0x0")):
+    config = replace(model.network.config, prompt_dim=8)
+    other = Model(FlowMap(LocalNet(config)), model.codec)
+    for file, base in (("detail", model), ("other", other)):
         path = server.base / "models" / "loras" / f"{file}.safetensors"
         save_lora(path, {name.removesuffix(".weight"): (down, up)}, 2, 2.0, base)
 
@@ -244,7 +249,7 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tm
     prompt["5"]["inputs"] |= {"lora": "other.safetensors", "scale": 1.5}
     node, message = server.fail(prompt)
     assert node == "FlowMapSR_LoadLoRA"
-    assert "was trained on another base model" in message
+    assert "was trained on a network whose prompt_dim is 8" in message
 
 
 LORA_SCALES = (0.0, 1.0, 1.5, 3.0)
@@ -304,10 +309,9 @@ def test_a_lora_through_comfyui_equals_the_core_with_peft(small_model, tmp_path,
     given = {"x": torch.randn(2, 12, 16, 20), "t": ones, "s": ones * 0.5, "guidance": ones * 2}
     negative = torch.tensor([False, True])
     untouched = model.flow(**given, negative=negative)
-    base_hash = model.info["hash_sha256"]
     for parameter in add_lora(model.flow, rank=4, alpha=2.0, targets=("gate", "conv1", "conv2", "linear", "down.0")):
         parameter.copy_(torch.randn_like(parameter) * 0.2)
-    save_lora(lora, lora_layers(model.flow), 4, 2.0, base_hash)
+    save_lora(lora, lora_layers(model.flow), 4, 2.0, model)
     save_file({**{key: value.clone() for key, value in given.items()}, "negative": negative}, tmp_path / "inputs")
     done = subprocess.run(
         [sys.executable, "-c", APPLY_LORA, ROOT, lora, tmp_path / "inputs", tmp_path / "outputs",

@@ -1,12 +1,16 @@
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint
+from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files import lora
 from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.files.lora import lora_names, merge_lora, merge_loras, pair_scales, save_lora
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
+from flowmapsr.flowmapsr_core.networks import LocalNet
 from safetensors.torch import load_file, save_file
 
 TARGETS = ("conv1", "gate", "linear", "down.0")  # 3x3, 1x1, linear, strided 2x2
@@ -15,6 +19,7 @@ TARGETS = ("conv1", "gate", "linear", "down.0")  # 3x3, 1x1, linear, strided 2x2
 @pytest.fixture
 def base(small_model, tmp_path):
     path = tmp_path / "base.safetensors"
+    small_model.info = {"title": "Base"}
     save_checkpoint(small_model, path)
     return path
 
@@ -32,7 +37,7 @@ def new_lora(base, tmp_path):
                 down = torch.randn(rank, *rest, generator=generator) * 0.1
                 layers[layer] = down, torch.randn(out, rank, *[1] * len(rest[1:]), generator=generator)
         path = tmp_path / f"lora-{seed}-{rank}.safetensors"
-        save_lora(path, layers, rank, alpha, model.info["hash_sha256"], {"title": "Detail", "training": {"steps": 3}})
+        save_lora(path, layers, rank, alpha, model, {"title": "Detail", "training": {"steps": 3}})
         return path
 
     return new
@@ -55,7 +60,6 @@ def test_a_lora_trained_with_peft_equals_its_merged_export(base, tmp_path, set_l
     from flowmapsr.trainer.learning.adapter import add_lora, lora_layers
 
     model, untouched = load_model(base), output(load_model(base))
-    base_hash = model.info["hash_sha256"]
     parameters = add_lora(model.flow, rank=4, alpha=2.0, targets=TARGETS)
     assert torch.equal(output(model), untouched)  # it starts at zero change
     trainable = {name for name, parameter in model.flow.named_parameters() if parameter.requires_grad}
@@ -65,7 +69,7 @@ def test_a_lora_trained_with_peft_equals_its_merged_export(base, tmp_path, set_l
         for parameter in parameters:
             parameter.copy_(torch.randn_like(parameter) * 0.2)
     path = tmp_path / "lora.safetensors"
-    save_lora(path, lora_layers(model.flow), 4, 2.0, base_hash)
+    save_lora(path, lora_layers(model.flow), 4, 2.0, model)
     for scale in (0.0, 1.0, 1.5, 3.0):
         merged = load_model(base)
         merge_lora(merged, path, scale)
@@ -189,7 +193,7 @@ def test_changes_are_written_out_one_after_another(base, new_lora, monkeypatch):
     assert len(alive) > 16
 
 
-def test_what_is_not_applied(small_model, base, new_lora):
+def test_what_is_not_applied(base, new_lora):
     path, model = new_lora(), load_model(base)
     before = weights(model)
 
@@ -200,8 +204,6 @@ def test_what_is_not_applied(small_model, base, new_lora):
     good = new_lora(seed=1)
     for scale in (9.0, -8.5, float("inf"), float("nan")):
         refused("use -8 to 8", scale)
-    with pytest.raises(UserError, match="another base"):
-        lora_names(path, small_model)
     with pytest.raises(UserError, match="not a LoRA"):
         lora_names(base, model)
     tensors = load_file(path)
@@ -218,6 +220,67 @@ def test_what_is_not_applied(small_model, base, new_lora):
     refused("dora_scale")
     for name, tensor in weights(model).items():
         assert torch.equal(tensor, before[name])
+
+
+def test_a_lora_of_a_model_fits_its_copies_and_warns_of_others(small_model, base, new_lora, tmp_path, caplog):
+    path, copy, merged = new_lora(), tmp_path / "copy.safetensors", tmp_path / "merged.safetensors"
+    save_checkpoint(small_model, copy, torch.bfloat16)
+    model = load_model(base)
+    merge_lora(model, path, 1.0)
+    model.info["title"] = "Merged"
+    save_checkpoint(model, merged)
+    for same in (base, copy):
+        lora_names(path, load_model(same))
+    assert not caplog.text
+    model = load_model(merged)
+    merge_lora(model, path, 1.0)
+    (record,) = caplog.records
+    for part in (
+        str(path),
+        f"Base ({load_model(base).info['hash_sha256'][:10]})",
+        f"Merged ({model.info['hash_sha256'][:10]})",
+    ):
+        assert part in record.getMessage()
+
+
+def test_the_hash_of_a_flow_map_is_that_of_its_weights(small_model, base, tmp_path):
+    with torch.device("meta"):
+        codec = VAECodec(VAECodecConfig(block_out_channels=(16, 32), norm_num_groups=16, latent_channels=12))
+    infos = []
+    for name, model in {
+        "latent": Model(small_model.flow, codec),
+        "vae": Model(small_model.flow, VAECodec(codec.config)),
+        "pixels": small_model,
+    }.items():
+        save_checkpoint(model, tmp_path / name)
+        infos.append(describe(tmp_path / name))
+    assert len({info["modelspec.flow_hash"] for info in infos}) == 1
+    assert len({info["modelspec.hash_sha256"] for info in infos}) == 2
+    for weight in small_model.flow.parameters():
+        weight.mul_(1.01)
+    save_checkpoint(small_model, tmp_path / "changed")
+    assert describe(tmp_path / "changed")["modelspec.flow_hash"] != infos[0]["modelspec.flow_hash"]
+
+
+def test_a_lora_of_a_network_of_another_shape_is_refused_though_its_layers_fit(small_model, new_lora, tmp_path):
+    path, config = new_lora(), replace(small_model.network.config, decoder_blocks=(2, 1))
+    with pytest.raises(UserError, match=r"whose decoder_blocks is \[1, 1\], this one's is \[2, 1\]; load it with"):
+        lora_names(path, Model(FlowMap(LocalNet(config)), small_model.codec))
+
+
+@pytest.mark.parametrize("odd", ["", "[1", "[1]"])
+def test_loras_of_older_releases_name_a_hash_only(base, new_lora, caplog, odd):
+    path, model = new_lora(), load_model(base)
+    tensors, metadata = (
+        load_file(path),
+        {"flowmapsr.base_hash": model.info["hash_sha256"], "flowmapsr.base_network": odd},
+    )
+    save_file(tensors, path, metadata)
+    lora_names(path, model)
+    assert not caplog.text
+    save_file(tensors, path, metadata | {"flowmapsr.base_hash": "0x0123456789abcdef"})
+    lora_names(path, model)
+    assert "was trained on a model without a title (0x01234567), and is added to Base (0x" in caplog.text
 
 
 def test_a_file_without_base_hash_or_alpha_is_applied(base, new_lora):

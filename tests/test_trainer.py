@@ -191,6 +191,9 @@ def test_the_adversarial_stage_makes_a_lora_of_the_model_it_started_from(recipe_
     model = load_model(tmp_path / "run" / "model.safetensors")
     assert (described["kind"], described["ranks"], described["alpha"]) == ("lora", [2], "2")
     assert described["flowmapsr.base_hash"] == model.info["hash_sha256"]
+    assert described["flowmapsr.base_flow_hash"] == model.info["flow_hash"]
+    assert described["flowmapsr.base_title"] == "Tiny"
+    assert json.loads(described["flowmapsr.base_network"])["type"] == "LocalNet"
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert "score gap" in log[-1]
     image = torch.rand(1, 3, 8, 8)

@@ -39,6 +39,7 @@ def save_checkpoint(model: Model, path: Path, dtype: torch.dtype = torch.float32
         for name, tensor in model.tensors().items()
         if not (name.startswith(CODEC) and tensor.is_meta)
     }
+    flow = {name: tensor for name, tensor in tensors.items() if not name.startswith(CODEC)}
     info = {key: str(value) for key, value in model.info.items() if key != "training"}
     metadata = {
         # first: of a loaded model, info holds the hash of the weights it was loaded with
@@ -51,6 +52,8 @@ def save_checkpoint(model: Model, path: Path, dtype: torch.dtype = torch.float32
         "modelspec.architecture": f"flowmapsr/{type(model.network).__name__}",
         "modelspec.implementation": "flowmapsr",
         "modelspec.hash_sha256": "0x" + weights_hash(tensors),
+        # without the codec's, and the same for a copy in bfloat16
+        "modelspec.flow_hash": "0x" + weights_hash(flow, torch.bfloat16),
     }
     write_safetensors(tensors, path, metadata)
 
@@ -69,12 +72,12 @@ def _packed(tensor: Tensor) -> Tensor:
     return tensor.contiguous().flatten().reshape(tensor.shape)
 
 
-def weights_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of the tensors, in name order."""
+def weights_hash(tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """SHA-256 over names and bytes of the tensors, in name order, rounded to ``dtype`` if that is given."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensors[name].to(dtype).flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

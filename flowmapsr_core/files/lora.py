@@ -1,7 +1,7 @@
 """LoRA files: low-rank changes to a network's weights.
 
 One safetensors file, keys ``diffusion_model.<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha`` (the names
-that ComfyUI's loader reads), metadata ``rank``, ``alpha``, ``flowmapsr.base_hash`` with the hash of the model it was
+that ComfyUI's loader reads), metadata ``rank``, ``alpha``, ``flowmapsr.base_*`` with what the model is that it was
 trained on, and ModelSpec keys.
 """
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from ..errors import UserError
 from ..model import Model
 from .checkpoint import read_metadata, weights_hash, write_safetensors
+from .lora_base import check_base, describe_base
 
 FORMAT = "flowmapsr-lora"
 PREFIX = "diffusion_model."
 WEIGHT = ".weight"
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-BASE_HASH = "flowmapsr.base_hash"
 MAX_SCALE = 8.0
 
 
@@ -32,7 +32,7 @@ def save_lora(
     layers: dict[str, tuple[Tensor, Tensor]],
     rank: int,
     alpha: float,
-    base_hash: str = "",
+    base: Model | None = None,
     info: dict[str, Any] | None = None,
 ) -> None:
     """Write a LoRA to ``path`` (through a temporary name).
@@ -42,7 +42,7 @@ def save_lora(
         layers: down (rank, in, *kernel) and up (out, rank, 1, ...) of every changed layer, by its name in the network.
         rank: of all of them.
         alpha: the change of a weight at scale 1 is ``alpha / rank * up @ down``.
-        base_hash: of the model it was trained on, ``model.info["hash_sha256"]``; empty if it is to fit any.
+        base: the model it was trained on; None if it is to fit any whose layers it fits.
         info: descriptive metadata, as :attr:`Model.info` has it.
     """
     tensors = {}
@@ -58,7 +58,7 @@ def save_lora(
         "format": FORMAT,
         "rank": str(rank),
         "alpha": f"{alpha:g}",
-        BASE_HASH: base_hash,
+        **({} if base is None else describe_base(base)),
         "training": json.dumps(info.get("training", {})),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "flowmapsr/lora",
@@ -91,15 +91,12 @@ class LowRank:
 def lora_names(path: Path, model: Model) -> list[str]:
     """Names of the network parameters that a LoRA changes. Only the file's header is read.
 
-    Raises :class:`UserError` if the file is no LoRA, belongs to another base model or does not fit this one.
+    Says so where it was trained on another model. Raises :class:`UserError` if the file is no LoRA, or does not fit.
     """
     metadata, shapes = read_metadata(path)
     layers = sorted(key.removesuffix(DOWN) for key in shapes if key.endswith(DOWN))
     if not layers:
         raise UserError(f"{path} is not a LoRA: it has no '{DOWN}' tensors")
-    base = metadata.get(BASE_HASH)
-    if base and base != model.info.get("hash_sha256"):
-        raise UserError(f"{path} was trained on another base model; load it with the model its author names")
     unknown = shapes.keys() - {layer + part for layer in layers for part in (DOWN, UP, ALPHA)}
     if unknown:
         raise UserError(f"{path} is a kind of LoRA that cannot be applied: it holds {min(unknown)}; use a plain LoRA")
@@ -108,6 +105,7 @@ def lora_names(path: Path, model: Model) -> list[str]:
         weight, up = weights.get(layer + WEIGHT), shapes.get(layer + UP)
         if weight is None or up is None or not _fits(weight, shapes[layer + DOWN], up):
             raise UserError(f"{path} does not fit this model: {layer}; load it with the model its author names")
+    check_base(path, metadata, model)
     return [layer.removeprefix(PREFIX) + WEIGHT for layer in layers]
 
 

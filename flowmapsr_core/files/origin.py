@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+IDENTITY = ("title", "hash_sha256", "flow_hash")  # which model it is
 ORIGIN = ("license", "author", "converted_from", "derived_from")
 TOGETHER = {"license": " AND ", "author": ", "}  # of several parts, as SPDX joins licences
 

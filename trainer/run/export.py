@@ -52,9 +52,8 @@ def export(model: Model, recipe: Recipe, index: int, step: int, done: bool) -> N
     if stage.kind == "adversarial":
         from ..learning.adapter import lora_layers  # peft takes seconds to import
 
-        base = model.info.get("hash_sha256", "")
         for path in (result, stage_file(recipe, index))[: 1 + done]:
-            save_lora(path, lora_layers(model.flow), settings.rank, settings.alpha, base, info)
+            save_lora(path, lora_layers(model.flow), settings.rank, settings.alpha, model, info)
         return
     described = replace(model, info=info)
     save_checkpoint(described, result, DTYPES[output.dtype])

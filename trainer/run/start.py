@@ -8,7 +8,7 @@ import torch
 from ...flowmapsr_core.codecs import FrozenVAE
 from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.files.checkpoint import load_model, load_shapes
-from ...flowmapsr_core.files.origin import ORIGIN, derived
+from ...flowmapsr_core.files.origin import IDENTITY, ORIGIN, derived
 from ...flowmapsr_core.files.prompts import encode_prompts
 from ...flowmapsr_core.method.looks import learned_guidance
 from ...flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT, Model
@@ -47,7 +47,7 @@ def shapes_of_model(recipe: Recipe) -> Model:
 
 
 def _assemble(recipe: Recipe, base: Model | None, start: str | Path) -> tuple[Model, list[str]]:
-    info = {key: base.info[key] for key in (*ORIGIN, "hash_sha256") if key in base.info} if base else {}
+    info = {key: base.info[key] for key in (*ORIGIN, *IDENTITY) if key in base.info} if base else {}
     if base and start == recipe.start_from:  # a later stage's start is the run's own, and knows it already
         info |= derived(base.info)
     info["guided_before"] = base is not None and learned_guidance(base.info.get("training")) is True
