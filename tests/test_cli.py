@@ -187,7 +187,7 @@ def test_an_error_that_nobody_foresaw_ends_one_image_only(tmp_path, image, capsy
 
 
 SHORT_OF_MEMORY = """
-import resource, sys
+import sys, resource
 from flowmapsr.flowmapsr_core.cli import command, upscale
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, resource.RLIM_INFINITY))

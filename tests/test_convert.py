@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
@@ -155,7 +156,7 @@ def test_sampling_takes_the_steps_of_lbm(tmp_path, x, steps):
     unet = make_lbm()
     model = convert(read_source(save_lbm(unet, tmp_path / "lbm")), dtype=torch.float32)
     scheduler = FlowMatchEulerDiscreteScheduler()
-    scheduler.set_timesteps(sigmas=[1 - k / steps for k in range(steps)])
+    scheduler.set_timesteps(sigmas=np.array([1 - k / steps for k in range(steps)]))
     theirs = x
     for t in scheduler.timesteps:
         theirs = scheduler.step(unet(theirs, t, None).sample, t, theirs, return_dict=False)[0]
@@ -292,7 +293,7 @@ def test_without_a_vae_the_file_has_none(lbm, vae, tmp_path, caplog):
 
 
 def test_learned_prompts_differ(lbm):
-    positive, negative = convert(read_source(lbm)).prompts.values()
+    positive, negative = convert(read_source(lbm)).flow.prompts.values()
     assert positive.shape == (1280,)
     assert not torch.allclose(positive, negative, atol=0.5)
 

@@ -110,6 +110,8 @@ def test_the_gradient_pass_keeps_fused_attention_and_checkpointing(case, name):
 
     def u(x, t, s):
         fused.append(torch.backends.cuda.flash_sdp_enabled())
+        if not torch.is_grad_enabled():  # as networks do; torch below 2.12 cannot derive checkpointed ones
+            return attention(scale * x, t, s)
         return checkpoint(attention, scale * x, t, s, use_reentrant=False)
 
     with torch.no_grad():

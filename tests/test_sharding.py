@@ -9,6 +9,7 @@ from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from safetensors.torch import load_file
+from torch.distributed import fsdp
 
 pytest.importorskip("accelerate", reason="training needs accelerate")
 
@@ -16,7 +17,9 @@ from trainer_process import FSDP, ZERO_2, failure, train, train_on_two
 
 SETTINGS = ("optimizer={ema=0, warmup=1, clip=0.01}", "output.every=1")
 WAYS = [
-    pytest.param(FSDP, id="fsdp"),
+    pytest.param(
+        FSDP, id="fsdp", marks=pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="torch has no FSDP 2")
+    ),
     pytest.param(
         ZERO_2, id="zero-2", marks=pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="no deepspeed")
     ),

@@ -38,7 +38,7 @@ def encode_prompts(folder: Path, prompts: list[str]) -> Tensor:
             encoder_folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:  # TypeError: old versions
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{folder} holds no CLIP text encoder and tokenizer that can be read ({reason}); give a downloaded SDXL "

@@ -30,7 +30,7 @@ def add_lora(model: FlowMap, rank: int, alpha: float, targets: tuple[str, ...] =
     try:
         inject_adapter_in_model(
             LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)),  # pyright: ignore[reportArgumentType]
-            model.network,
+            nn.ModuleList([model.network]),  # which has no configuration, as peft below 0.18 would misread ours
             ADAPTER,
         )
     except ValueError as error:

@@ -62,7 +62,11 @@ def _assemble(recipe: Recipe, base: Model | None, start: str | Path) -> tuple[Mo
         model.network.checkpoint_activations()
     model.network.requires_grad_(True)
     model.flow.prompts.requires_grad_(not recipe.prompts.text_encoder)
-    model.flow.train().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model.flow.train()
+    shortcut = all(stage.objective == "shortcut" for stage in recipe.stages)
+    # the others derive forwards, which torch below 2.14 cannot do with a UNet's norms in this format
+    if shortcut or torch.__version__ >= (2, 14):  # pyright: ignore[reportOperatorIssue]
+        model.flow.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model, new
 
 
