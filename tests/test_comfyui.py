@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -121,7 +120,7 @@ def test_alpha_survives(server, prompt, tmp_path):
     assert np.abs(image - np.asarray(Image.open(target), np.float32) / 255).max() <= 1 / 255 + 1e-6
 
 
-def test_progress_with_previews_and_a_cancel_within_a_second(server, prompt, picture):
+def test_progress_with_previews_and_a_cancel_between_tiles(server, prompt, picture):
     from aiohttp import ClientSession, WSMsgType
 
     prompt["3"]["inputs"] |= {"factor": 8.0, "look": "vivid"}
@@ -131,7 +130,7 @@ def test_progress_with_previews_and_a_cancel_within_a_second(server, prompt, pic
         seen = {"previews": 0, "values": []}
         async with ClientSession() as client, client.ws_connect(f"http://{server.address}/ws?clientId=test") as socket:
             await asyncio.to_thread(server.post, "/prompt", {"prompt": prompt, "client_id": "test"})
-            interrupted = None
+            interrupted = False
             while True:
                 message = await asyncio.wait_for(socket.receive(), 120)
                 if message.type == WSMsgType.BINARY:
@@ -141,16 +140,15 @@ def test_progress_with_previews_and_a_cancel_within_a_second(server, prompt, pic
                     if event["type"] == "progress":
                         seen["values"].append((event["data"]["value"], event["data"]["max"]))
                     if event["type"] in ("execution_interrupted", "execution_success", "execution_error"):
-                        return event["type"], time.perf_counter() - (interrupted or 0), seen
-                if seen["previews"] >= 2 and seen["values"] and interrupted is None:
-                    interrupted = time.perf_counter()
+                        return event["type"], seen
+                if seen["previews"] >= 2 and seen["values"] and not interrupted:
+                    interrupted = True
                     await asyncio.to_thread(server.post, "/interrupt", {})
 
-    outcome, seconds, seen = asyncio.run(session())
+    outcome, seen = asyncio.run(session())
     assert outcome == "execution_interrupted"
-    assert seconds < 1.5
     done, total = seen["values"][-1]
-    assert 0 < done < total
+    assert 0 < done < total / 2
     assert not list((server.base / "output").glob("cancelled*"))
 
 
