@@ -22,8 +22,8 @@ from ..codecs.probe import differ
 from ..errors import UserError
 from ..model import CODEC, Model, Precision
 from .diffusers_folder import load_folder
-from .safetensors_file import misfit, read_metadata
-from .sources import BUILT_IN, FORMAT, find_model, vae_beside
+from .safetensors_file import FORMAT, is_checkpoint, misfit, read_metadata
+from .sources import BUILT_IN, find_model, vae_beside
 from .vae_file import load_vae
 
 FORMAT_VERSION = 1
@@ -93,7 +93,7 @@ def describe(path: Path) -> dict[str, Any]:
     downs = [name for name in shapes if name.endswith((".lora_down.weight", ".lora_A.weight"))]
     ranks = sorted({shapes[name][0] for name in downs})
     kind, more = "other", {}
-    if metadata.get("format") == FORMAT:
+    if is_checkpoint(metadata):
         kind = "checkpoint"
     elif ranks:
         kind, more = "lora", {"ranks": ranks}
@@ -176,7 +176,7 @@ def _load_file(path: Path, vae: Path | VAECodec | None) -> Model:
 
 def check_format(path: Path, metadata: dict[str, str], shapes: dict[str, list[int]]) -> None:
     """Raise :class:`UserError` unless a file's metadata says that it is a checkpoint of the format read here."""
-    if metadata.get("format") != FORMAT:
+    if not is_checkpoint(metadata):
         raise UserError(
             f"{path} is not a FlowMapSR checkpoint: it holds {len(shapes)} tensors ({', '.join(sorted(shapes)[:2])}, "
             f"...) and no FlowMapSR metadata; 'flowmapsr inspect' says what it is"

@@ -4,9 +4,7 @@ A FlowMapSR model is ``unet/`` (``model.network.unet.save_pretrained``), optiona
 ``prompts.safetensors`` with the embeddings ``positive`` and ``negative``.
 """
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,10 @@ from ..errors import UserError
 from ..model import FlowMap, Model
 from ..networks import UNet, UNetConfig
 from ..networks.unet import FOURIER_DIM
+from .layout import WEIGHTS, count, read_settings, weight_files
 from .safetensors_file import Shapes, misfit, read_metadata
 from .vae_file import load_vae
 
-WEIGHTS = "diffusion_pytorch_model"
 HEAD_WIDTH = 64  # of SDXL's attention; no shape tells
 # what changes the output, and shows in no weight's name or shape
 SETTINGS = (
@@ -74,15 +72,14 @@ def read_unet(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Raises :class:`UserError` if the folder holds no ``UNet2DConditionModel`` in safetensors, or it is damaged.
     """
-    settings = _read_json(folder / "config.json")
+    settings = read_settings(folder / "config.json")
     if settings.get("_class_name") != "UNet2DConditionModel":
         raise UserError(f"{folder} holds {settings.get('_class_name', 'another model')}, not UNet2DConditionModel")
-    # the shortest name: of the variants, the one in full precision
-    indices = sorted(folder.glob(f"{WEIGHTS}*.index*.json"), key=lambda path: len(path.name))
+    indices = weight_files(folder, ".index*.json")
     if indices:
-        files = sorted({folder / name for name in _read_json(indices[0]).get("weight_map", {}).values()})
+        files = sorted({folder / name for name in read_settings(indices[0]).get("weight_map", {}).values()})
     else:
-        files = sorted(folder.glob(f"{WEIGHTS}*.safetensors"), key=lambda path: len(path.name))[:1]
+        files = weight_files(folder)[:1]
     if not files:
         raise UserError(f"{folder} has no {WEIGHTS}.safetensors; other kinds of weights are never loaded")
     return settings, {name: tensor for file in files for name, tensor in read_tensors(file).items()}
@@ -108,7 +105,7 @@ def unet_config(source: Path, tensors: dict[str, Tensor], settings: dict[str, An
     """
     settings = settings or {}
     try:
-        levels = _count(tensors, r"down_blocks\.(\d+)\.")
+        levels = count(tensors, r"down_blocks\.(\d+)\.")
         widths = [tensors[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(levels)]
         heads = settings.get("num_attention_heads") or settings.get("attention_head_dim")  # diffusers' name for it
         heads = heads or [width // HEAD_WIDTH for width in widths]
@@ -116,9 +113,9 @@ def unet_config(source: Path, tensors: dict[str, Tensor], settings: dict[str, An
         config = UNetConfig(
             channels=tensors["conv_in.weight"].shape[1],
             widths=tuple(widths),
-            layers=_count(tensors, r"down_blocks\.0\.resnets\.(\d+)\."),
+            layers=count(tensors, r"down_blocks\.0\.resnets\.(\d+)\."),
             depth=tuple(
-                _count(tensors, rf"down_blocks\.{level}\.attentions\.0\.transformer_blocks\.(\d+)\.")
+                count(tensors, rf"down_blocks\.{level}\.attentions\.0\.transformer_blocks\.(\d+)\.")
                 for level in range(levels)
             ),
             heads=tuple(heads) if isinstance(heads, list) else (heads,) * levels,
@@ -138,20 +135,6 @@ def unet_config(source: Path, tensors: dict[str, Tensor], settings: dict[str, An
 def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
     """Shapes by name."""
     return {name: list(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _count(names: Iterable[str], pattern: str) -> int:
-    """How many numbers from 0 on the group of a pattern takes in names."""
-    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; give a folder in diffusers' layout") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); download or copy it again") from error
 
 
 def _read_prompts(path: Path, model: Model) -> None:

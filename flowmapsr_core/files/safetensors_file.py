@@ -1,5 +1,6 @@
 """What a safetensors file holds, before any of it is read, and whether it is what was expected."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -7,6 +8,21 @@ from safetensors import SafetensorError, safe_open
 from ..errors import UserError
 
 Shapes = dict[str, list[int]]
+FORMAT = "flowmapsr"  # what the metadata of a checkpoint call it
+
+
+def is_checkpoint(metadata: Mapping[str, str]) -> bool:
+    """Whether these are the metadata of a FlowMapSR checkpoint."""
+    return metadata.get("format") == FORMAT
+
+
+def is_checkpoint_file(path: Path) -> bool:
+    """Whether a file says that it is a FlowMapSR checkpoint; what cannot be read says nothing."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return is_checkpoint(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def read_metadata(path: Path, wanted: str = "a FlowMapSR checkpoint") -> tuple[dict[str, str], Shapes]:

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from ..errors import UserError
+from .safetensors_file import is_checkpoint_file
 
-FORMAT = "flowmapsr"  # what a checkpoint's metadata call themselves
 BUILT_IN = "built-in"
 BUILT_IN_FILE = Path(__file__).parents[1] / "models" / "flowmapsr-local.safetensors"
 HUB = "hub:"
@@ -39,7 +37,7 @@ def vae_beside(checkpoint: Path) -> Path | None:
 
 def _model_in(folder: Path, name: str) -> Path:
     files = sorted(folder.glob("*.safetensors"))
-    checkpoints = [file for file in files if _is_checkpoint(file)]
+    checkpoints = [file for file in files if is_checkpoint_file(file)]
     if len(checkpoints) == 1:
         return checkpoints[0]
     if checkpoints:
@@ -52,14 +50,6 @@ def _model_in(folder: Path, name: str) -> Path:
         f"{name} holds no FlowMapSR checkpoint and no unet folder, but {names}; if that is an LBM or SDXL model, "
         f"'flowmapsr convert' makes a checkpoint of it"
     )
-
-
-def _is_checkpoint(file: Path) -> bool:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return (opened.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError):
-        return False
 
 
 def _download(name: str) -> Path:

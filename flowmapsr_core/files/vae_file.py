@@ -1,8 +1,6 @@
 """VAEs from the files that people have."""
 
-import json
 import math
-import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +14,10 @@ from ..codecs.probe import probe
 from ..codecs.tiny_vae import TinyVAECodec, TinyVAECodecConfig
 from ..codecs.vae import VAECodec, VAECodecConfig
 from ..errors import UserError
+from .layout import WEIGHTS, count, read_settings, weight_files
 from .safetensors_file import misfit, read_metadata
 
 WANTED = "a VAE: a .safetensors file, or a diffusers folder"
-WEIGHTS = "diffusion_pytorch_model"
 PREFIXES = ("", "first_stage_model.", "vae.")  # of a VAE alone, or in a checkpoint
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 KL, TINY = "decoder.conv_in.weight", "decoder.layers.0.weight"  # that only an AutoencoderKL or AutoencoderTiny has
@@ -65,16 +63,12 @@ def _in_folder(folder: Path) -> tuple[dict[str, Any], Path]:
     config = next((c for c in (folder / "config.json", folder / "vae" / "config.json") if c.is_file()), None)
     if config is None:
         raise UserError(f"{folder} has no config.json, and no vae/config.json; give {WANTED}")
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{config} is damaged ({error}); download or copy it again") from error
-    files = sorted(config.parent.glob(f"{WEIGHTS}*.safetensors"), key=lambda path: len(path.name))
+    settings, files = read_settings(config), weight_files(config.parent)
     if not files:
-        pickled = any(config.parent.glob(f"{WEIGHTS}*.bin"))
+        pickled = bool(weight_files(config.parent, ".bin"))
         found = "pickled weights only, which are never loaded" if pickled else "no weights"
         raise UserError(f"{config.parent} has {found}; download {WEIGHTS}.safetensors into it")
-    return settings, files[0]  # the shortest name: of the variants, the one in full precision
+    return settings, files[0]
 
 
 def _find(path: Path, names: Collection[str]) -> str:
@@ -92,12 +86,12 @@ def _vae(tensors: dict[str, Tensor], settings: dict[str, Any] | None) -> VAECode
         tensors = _from_original(tensors)
     for old, new in OLD_NAMES.items():
         tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
-    levels = range(_count(tensors, r"encoder\.down_blocks\.(\d+)\."))
+    levels = range(count(tensors, r"encoder\.down_blocks\.(\d+)\."))
     widths = [tensors[f"encoder.down_blocks.{level}.resnets.0.conv2.weight"].shape[0] for level in levels]
     config = VAECodecConfig(
         latent_channels=tensors[KL].shape[1],
         block_out_channels=tuple(widths),
-        layers_per_block=_count(tensors, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+        layers_per_block=count(tensors, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
         norm_num_groups=math.gcd(MOST_GROUPS, *widths),  # no shape tells; all that are published have 32
         use_quant_conv="quant_conv.weight" in tensors,
     )
@@ -122,7 +116,7 @@ def _from_original(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of an ``AutoencoderKL`` in its authors' names, in diffusers'."""
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    levels = range(_count(tensors, r"encoder\.down\.(\d+)\."))
+    levels = range(count(tensors, r"encoder\.down\.(\d+)\."))
     return convert_ldm_vae_checkpoint(tensors, {"down_block_types": levels, "up_block_types": levels})
 
 
@@ -158,11 +152,6 @@ def _check_usual(settings: dict[str, Any], usual: dict[str, Any]) -> None:
     for name, value in usual.items():
         if settings.get(name, value) != value:
             raise ValueError(f"{name} is {settings[name]}")
-
-
-def _count(tensors: dict[str, Tensor], pattern: str) -> int:
-    """How many there are of what is numbered by the pattern's group."""
-    return len({match[1] for name in tensors if (match := re.match(pattern, name))})
 
 
 def _blocks(tensors: dict[str, Tensor], coder: str) -> tuple[int, ...]:

@@ -4,9 +4,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
-from safetensors import SafetensorError, safe_open
 
-from ...flowmapsr_core.files.checkpoint import BUILT_IN, FORMAT
+from ...flowmapsr_core.files.checkpoint import BUILT_IN
+from ...flowmapsr_core.files.safetensors_file import is_checkpoint_file
 
 FOLDERS = ("flowmapsr", "diffusion_models")  # the first of two files of the same name counts
 
@@ -50,8 +50,4 @@ def is_checkpoint(path: str | None) -> bool:
 
 @lru_cache(maxsize=4096)
 def _says_so(path: str, _changed: int) -> bool:
-    try:
-        with safe_open(path, framework="np") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError):
-        return False
+    return is_checkpoint_file(Path(path))

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..diffusers_folder import read_unet
-from ..safetensors_file import read_metadata
-from ..sources import FORMAT
+from ..safetensors_file import is_checkpoint, read_metadata
 from . import lbm, sdxl
 from .source import Source
 
@@ -52,7 +51,7 @@ def read_source(path: Path) -> Source:
 def kind_of(metadata: dict[str, str], names: Iterable[str]) -> str:
     """What tensors of these names are, in words."""
     names = sorted(names)
-    if metadata.get("format") == FORMAT:
+    if is_checkpoint(metadata):
         return "a FlowMapSR checkpoint already"
     for pattern, kind in KINDS:
         if any(re.fullmatch(pattern, name) for name in names):
