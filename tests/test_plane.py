@@ -16,12 +16,12 @@ def test_the_integrated_map_is_the_closed_form(generator):
 def test_the_integrated_map_is_accurate_and_gives_the_data(generator, problem):
     x0, x1 = problem.pairs(20_000, generator)
     reached = problem.map(x1)
-    assert torch.allclose(reached, problem.map(x1, steps=512), atol=1e-5)
+    assert torch.allclose(reached[:500], problem.map(x1[:500], steps=512), atol=1e-5)
     assert torch.allclose(reached.mean(dim=0), x0.mean(dim=0), atol=0.05)
     assert torch.allclose(reached.T.cov(), x0.T.cov(), atol=0.05)
 
 
 def test_one_jump_of_self_distillation_beats_one_euler_step():
-    error = {name: errors(GAUSSIANS, train(GAUSSIANS, name, steps=400))[0] for name in NAMES}
+    error = {name: errors(GAUSSIANS, train(GAUSSIANS, name, steps=200))[0] for name in NAMES}
     euler = error.pop("flow-matching")
     assert max(error.values()) < euler / 3, (error, euler)
