@@ -431,8 +431,9 @@ def test_inspect(capsys, image):
     described = json.loads(capsys.readouterr().out)
     assert described["kind"] == "checkpoint"
     assert described["config"]["prompts"]["positive"].startswith("a high-resolution")
-    assert run("inspect", BUILT_IN_FILE) == 0
-    assert "kind: checkpoint" in capsys.readouterr().out
+    for name in (BUILT_IN_FILE, "built-in"):
+        assert run("inspect", name) == 0
+        assert "kind: checkpoint" in capsys.readouterr().out
     assert run("inspect", image) == 2
 
 

@@ -4,11 +4,12 @@ import json
 from argparse import Namespace
 
 from ..files.checkpoint import describe
+from ..files.sources import find_model
 
 
 def run(options: Namespace) -> int:
     """Print a description, a line for each key or as JSON."""
-    description = describe(options.file)
+    description = describe(find_model(options.file))
     if options.json:
         print(json.dumps(description, indent=2))
         return 0

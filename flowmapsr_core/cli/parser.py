@@ -88,7 +88,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help=".safetensors file")
+    parser.add_argument("file", type=Path, metavar="FILE", help=".safetensors file, or what --model of upscale takes")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
