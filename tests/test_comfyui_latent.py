@@ -315,7 +315,8 @@ def test_a_model_with_a_tiny_vae(nodes, base, photo, generator, width):
 
     codec = TinyVAECodec(TinyVAECodecConfig(scaling_factor=0.5, shift_factor=0.1, width=width))
     tiny = Model(FlowMap(UNet(PRESETS["tiny"])), codec)
-    shake(tiny, generator).requires_grad_(False).eval()
+    shake(tiny.flow, generator).requires_grad_(False).eval()
+    shake(codec, generator)
     for weight in codec.vae.parameters():
         weight.mul_(0.7)  # residual blocks without norms grow
     path = base / "models" / "flowmapsr" / "tiny.safetensors"
@@ -383,7 +384,7 @@ def test_prompts_that_are_learned_vectors_take_no_text(nodes, latent_model, base
 
     path = base / "models" / "flowmapsr" / "learned.safetensors"
     learned = Model(FlowMap(latent_model.network), latent_model.codec)
-    learned.prompts["negative"].data.copy_(torch.linspace(-1, 1, 8))
+    learned.flow.prompts["negative"].data.copy_(torch.linspace(-1, 1, 8))
     save_checkpoint(learned, path)
     model, image = load(nodes, path.name)[0], photo.movedim(1, -1)
     path.unlink()
