@@ -1,7 +1,9 @@
 """The ``flowmapsr`` command end to end."""
 
 import json
+import logging
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -312,6 +314,13 @@ def test_the_parser_knows_the_names_that_there_are():
         assert getattr(flowmapsr_core, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'upscaler'"):
         flowmapsr_core.upscaler  # noqa: B018
+
+
+def test_what_is_logged_does_not_stand_behind_a_progress_bar(tmp_path, image, capsys, monkeypatch):
+    console = logging.StreamHandler(sys.stderr)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [console])
+    assert run("upscale", image, "--output", tmp_path / "out.png", "--scale", "1", "--verbose") == 0
+    assert re.search(r"[\r\n]latent of", capsys.readouterr().err)
 
 
 def test_degrade(image, tmp_path, capsys):

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..atomic import remove_partials
 from ..errors import UserError
@@ -126,7 +127,11 @@ def _run(jobs: list[Job], options: Namespace, share: Share, task: Task) -> list[
     make, failures = task.prepare(), []
     for number, job in enumerate(jobs, 1):
         title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
-        with tqdm(desc=title, unit=task.unit, disable=options.quiet or not share.is_main, leave=len(jobs) == 1) as bar:
+        silent = options.quiet or not share.is_main
+        with (
+            tqdm(desc=title, unit=task.unit, disable=silent, leave=len(jobs) == 1) as bar,
+            logging_redirect_tqdm(),  # what is logged gets lines of its own
+        ):
             try:
                 make(job, partial(_advance, bar))
             except Exception as error:  # whatever is odd about one image, the others are made
