@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .codecs import CODECS, Codec, FrozenVAE
 from .errors import UserError
 from .method.flow import Velocity
+from .method.methods import METHODS, FlowMapMethod, Method
 from .networks import NETWORKS, Network
 
 POSITIVE_PROMPT = "a high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting"
@@ -18,6 +19,7 @@ NEGATIVE_PROMPT = "oil painting, cartoon, blur, dirty, messy, low quality, defor
 # a precision, or what chooses one of those that a network supports
 Precision: TypeAlias = torch.dtype | Callable[[Sequence[torch.dtype]], torch.dtype]
 CODEC = "codec."  # what the names of a codec's weights begin with
+PLAIN = FlowMapMethod()  # of checkpoints that name no method
 
 
 class FlowMap(nn.Module):
@@ -25,15 +27,16 @@ class FlowMap(nn.Module):
 
     Attributes:
         network: predicts the average velocity.
+        method: what its output means, and which states it is a velocity of.
         prompts: embeddings "positive" and "negative", each (prompt_dim,).
         dtype: precision of the evaluation, set by :meth:`set_precision`; single weights may be stored in another one.
     """
 
     network: Network
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, method: Method = PLAIN) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.method = network, method
         self.dtype = torch.float32
         dim = network.config.prompt_dim
         self.prompts = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in ("positive", "negative")})
@@ -44,9 +47,9 @@ class FlowMap(nn.Module):
         self.to(dtype)
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor, guidance: Tensor, negative: Tensor) -> Tensor:
-        """Average velocity u of x (B, C, H, W); t, s, guidance (B,) float32, negative (B,) bool picks the prompt."""
+        """Average velocity u of states x; t, s, guidance (B,) float32, negative (B,) bool picks the prompt."""
         prompt = torch.where(negative[:, None], self.prompts["negative"], self.prompts["positive"])
-        return self.network(x, t, s, prompt, guidance)
+        return self.method.velocity(self.network(x, t, s, prompt, guidance), x, t)
 
     def velocity(self, guidance: float = 1.0, prompt: Tensor | None = None) -> Velocity:
         """u(x, t, s) with a prompt and a guidance scale bound, evaluated in :attr:`dtype`.
@@ -64,7 +67,7 @@ class FlowMap(nn.Module):
             if times is None or times[0] is not t or times[1] is not s:
                 prompts = embedding.to(t.device, self.dtype).expand(len(t), -1)
                 times, condition = (t, s), self.network.embed(t, s, prompts, torch.full_like(t, guidance))
-            return self.network.evaluate(x.to(self.dtype), condition).to(x.dtype)
+            return self.method.velocity(self.network.evaluate(x.to(self.dtype), condition).to(x.dtype), x, t)
 
         return u
 
@@ -79,7 +82,8 @@ class Model:
         info: descriptive metadata (title, licence, training summary...), str to anything JSON can hold.
 
     Raises:
-        ValueError: the network's latents have another number of channels than the codec's.
+        ValueError: the network's latents have another number of channels than the codec's, or it takes another number
+            of images than the method stacks in a state.
     """
 
     flow: FlowMap
@@ -90,25 +94,38 @@ class Model:
         network, codec = self.network, self.codec
         if network.channels != codec.channels:
             raise ValueError(f"the network takes {network.channels} channels, the codec gives {codec.channels}")
+        if network.config.inputs != self.method.images:
+            raise ValueError(f"network.inputs is {network.config.inputs}, the method stacks {self.method.images}")
 
     @classmethod
     def from_config(cls, config: dict[str, Any], info: dict[str, Any] | None = None) -> "Model":
         """Build with fresh weights from what :meth:`config` returned; ``ValueError`` naming what is wrong with it."""
-        network = _build(NETWORKS, config.get("network", {}), "network")
-        return cls(FlowMap(network), _build(CODECS, config.get("codec", {}), "codec"), info or {})
+        method = _build(METHODS, config["method"], "method") if "method" in config else PLAIN
+        network = _build(NETWORKS, {"inputs": method.images, **config.get("network", {})}, "network")
+        return cls(FlowMap(network, method), _build(CODECS, config.get("codec", {}), "codec"), info or {})
 
     def config(self) -> dict[str, Any]:
-        """Everything needed to rebuild the model, as JSON data."""
-        return {
+        """Everything needed to rebuild the model, as JSON data; a plain flow map names no method."""
+        sections: dict[str, Any] = {
             "network": {"type": type(self.network).__name__, **dataclasses.asdict(self.network.config)},
             "codec": {"type": type(self.codec).__name__, **dataclasses.asdict(self.codec.config)},
             "prompts": {"positive": POSITIVE_PROMPT, "negative": NEGATIVE_PROMPT},
         }
+        del sections["network"]["inputs"]  # the method says it
+        if self.method != PLAIN:
+            name = next(name for name, kind in METHODS.items() if isinstance(self.method, kind))
+            sections["method"] = {"type": name, **dataclasses.asdict(self.method)}
+        return sections
 
     @property
     def network(self) -> Network:
         """The flow map's."""
         return self.flow.network
+
+    @property
+    def method(self) -> Method:
+        """The flow map's."""
+        return self.flow.method
 
     @property
     def dtype(self) -> torch.dtype:

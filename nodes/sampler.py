@@ -110,7 +110,7 @@ class Sampler(io.ComfyNode):
             raise UserError(f"the image is {width}x{height} pixels; the smallest is {SMALLEST}x{SMALLEST}")
         embedding = find_prompt(model.model, prompt, clip, positive)
         managed = ManagedModel(model, (height, width), find_codec(model.attachments["model"].codec, vae), embedding)
-        settings = Look(1, guidance, 0, True) if steps == POSTERIOR_MEAN else Look(int(steps), guidance, 0)
+        settings = Look(1, guidance, 0, realism=0.0) if steps == POSTERIOR_MEAN else Look(int(steps), guidance, 0)
         warn_of_guidance(managed, settings)
         latent = upscale_latent(
             managed, color, settings, tile=tile or None, overlap=overlap,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.method.flow import conditional_velocity, flow_map, interpolant, posterior_mean, sample
+from flowmapsr.flowmapsr_core.method.flow import conditional_velocity, flow_map, interpolant, sample
 from gaussian_flow import GaussianFlow
 
 
@@ -41,16 +41,31 @@ def test_jumps_compose(generator):
     assert torch.allclose(flow_map(flow.u, flow_map(flow.u, x, t, m), m, s), flow_map(flow.u, x, t, s), atol=1e-13)
 
 
-def test_posterior_mean_is_the_regression_of_x0(generator):
+@pytest.mark.parametrize("steps", [1, 4])
+def test_realism_0_is_the_posterior_mean(generator, steps):
+    """x0 and x1 are independent here, so it is x0's mean whatever x1 is."""
     flow = GaussianFlow()
-    x0 = flow.mean0 + flow.std0 * torch.randn(200_000, generator=generator, dtype=torch.float64)
-    x1 = flow.mean1 + flow.std1 * torch.randn(200_000, generator=generator, dtype=torch.float64)
-    t = torch.full((1,), 0.6, dtype=torch.float64)
-    x_t = interpolant(x0[None], x1[None], t).reshape(-1)
-    slope, intercept = torch.linalg.lstsq(torch.stack([x_t, torch.ones_like(x_t)], 1), x0[:, None]).solution
-    at = torch.tensor([[[[-1.0]]], [[[2.0]]]], dtype=torch.float64)
-    predicted = posterior_mean(flow.u, at, t.expand(2))
-    assert torch.allclose(predicted.reshape(-1), (slope * at + intercept).reshape(-1), atol=0.01)
+    x1 = torch.randn(5, 1, 2, 2, generator=generator, dtype=torch.float64)
+    assert torch.allclose(sample(flow.u, x1, steps, realism=0.0), torch.full_like(x1, flow.mean0), atol=1e-14)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+@pytest.mark.parametrize("realism", [0.25, 0.5, 1.0])
+def test_realism_is_a_dial_between_mean_and_sample(generator, steps, realism):
+    """OFTSR's: the chord through the state at s = 1 - realism ends at time 0 with spread (std_s - s std1) / (1 - s).
+
+    An exact map gives it in any number of steps.
+    """
+    flow, s = GaussianFlow(), torch.tensor([1 - realism], dtype=torch.float64)
+    e = torch.randn(5, 1, 2, 2, generator=generator, dtype=torch.float64)
+    expected = flow.mean0 + (flow.std(s) - s * flow.std1) / (1 - s) * e
+    assert torch.allclose(sample(flow.u, flow.mean1 + flow.std1 * e, steps, realism=realism), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("realism", [-0.1, 1.5])
+def test_realism_out_of_range_is_refused(realism):
+    with pytest.raises(UserError, match="realism is"):
+        sample(lambda x, t, s: x, torch.zeros(1, 1, 2, 2), 1, realism=realism)
 
 
 def test_sample_reports_every_step_and_leaves_its_input(pair):

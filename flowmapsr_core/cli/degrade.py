@@ -12,6 +12,7 @@ from ..images import degradation
 from ..images.alpha import fill_transparent
 from ..images.picture_files import read_picture, write_picture
 from ..images.resize import resize_alpha
+from ..upscaling.pipeline import check_seed
 from .folder import Job, Task, plan_jobs, run_jobs
 from .share import Share
 
@@ -22,8 +23,7 @@ def run(options: Namespace) -> int:
     jobs = plan_jobs(options.input, options.output)
     if not 1 <= options.scale <= 64:
         raise UserError(f"the scale is {options.scale:g}; use a factor from 1 to 64")
-    if not 0 <= options.seed < 2**64:
-        raise UserError(f"the seed is {options.seed}; use a number from 0 to {2**64 - 1}")
+    check_seed(options.seed)
     return run_jobs(
         jobs, options, share, Task(lambda: partial(_degrade, options), "degraded", "image", "a smaller image")
     )

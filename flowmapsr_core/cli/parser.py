@@ -45,6 +45,8 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
         help="faithful: closest to the source; vivid: most detail (%(default)s)")  # fmt: skip
     add("--steps", type=int, metavar="N", help="network evaluations, 1, 2 or 4 (from the look)")
     add("--guidance", type=float, metavar="F", help="guidance scale, 1 (none) to 8 (from the look)")
+    add("--realism", type=float, metavar="F", help="0: closest to the source, 1: most detail (from the look)")
+    add("--seed", type=int, default=0, metavar="N", help="of the noise that some models start from (%(default)s)")
     _add_model(parser, scale_default="1.5; of it --look faithful takes none, vivid 4/3")
     add("--prompt", metavar="TEXT", help="what to go for, in place of the model's own; needs --text-encoder")
     add("--text-encoder", type=Path, metavar="FOLDER", help="CLIP text encoder, or an SDXL folder that has it")

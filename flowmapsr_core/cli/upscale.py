@@ -18,7 +18,7 @@ from ..images.resize import resize_alpha
 from ..method.looks import DEFAULT_LORA_SCALE, find_look
 from ..model import Model
 from ..upscaling.host import TorchHost, find_dtype
-from ..upscaling.pipeline import check_scale, output_size, override, upscale, warn_of_guidance
+from ..upscaling.pipeline import check_scale, check_seed, output_size, override, upscale, warn_of_guidance
 from .folder import Job, Make, Task, plan_jobs, run_jobs
 from .share import Share
 
@@ -27,8 +27,10 @@ def run(options: Namespace) -> int:
     """Upscale files and folders; whatever is wrong with the options is said before the first image."""
     share = Share()
     jobs = plan_jobs(options.input, options.output)
-    override(find_look(options.look), options.steps, options.guidance)  # raises before the model is loaded
+    # before the model is loaded
+    override(find_look(options.look), options.steps, options.guidance, options.realism)
     loras = pair_scales(options.lora, options.lora_scale, DEFAULT_LORA_SCALE)
+    check_seed(options.seed)
     check_color(options.color, options.color_strength)
     if options.long_edge is None and options.size is None:
         check_scale(options.scale)
@@ -62,7 +64,8 @@ def _upscale(model: Model, options: Namespace, job: Job, progress: Callable[[int
     check_fits(picture, output_size(picture.color, options.scale, size), job.target)
     color = upscale(
         model, fill_transparent(picture.color, picture.alpha), options.scale, options.steps, options.guidance,
-        look=options.look, size=size, color=options.color, color_strength=options.color_strength, tile=options.tile,
+        look=options.look, realism=options.realism, seed=options.seed, size=size, color=options.color,
+        color_strength=options.color_strength, tile=options.tile,
         progress=lambda done, total, preview: progress(done, total),
     )  # fmt: skip
     if picture.gray:

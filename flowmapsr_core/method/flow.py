@@ -39,37 +39,44 @@ def flow_map(u: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     return x - per_sample(t - s, x).to(x.dtype) * u(x, t, s)
 
 
-def posterior_mean(u: Velocity, x: Tensor, t: Tensor) -> Tensor:
-    """Flow-matching prediction of the HR latent, ``E[x0 | x_t] = x_t - t u(x_t, t, t)``.
-
-    At t = 1 it is the least-squares estimate of the HR image: the fidelity end of the trade-off.
-    """
-    return x - per_sample(t, x).to(x.dtype) * u(x, t, t)
-
-
 def check_steps(steps: int) -> None:
     """Raise :class:`UserError` unless ``steps`` is a power of two that the time grid holds."""
     if steps < 1 or steps > MAX_STEPS or steps & (steps - 1):
         raise UserError(f"steps is {steps}; use a power of two: 1, 2 or 4 (up to {MAX_STEPS})")
 
 
-def sample(u: Velocity, x1: Tensor, steps: int, callback: StepCallback | None = None) -> Tensor:
-    """Carry an LR latent to time 0 in N flow-map jumps over the uniform grid ``1 = t_0 > ... > t_N = 0``.
+def check_realism(realism: float) -> None:
+    """Raise :class:`UserError` unless ``realism`` is from 0 to 1."""
+    if not 0 <= realism <= 1:
+        raise UserError(f"realism is {realism:g}; use a value from 0 (closest to the source) to 1 (most detail)")
+
+
+def sample(u: Velocity, x1: Tensor, steps: int, callback: StepCallback | None = None, realism: float = 1.0) -> Tensor:
+    """Carry an LR latent to time 0 in N flow-map jumps.
+
+    The jumps go over the uniform grid ``t_k = 1 - realism k / N``; the result is ``x1 - mean_k u(x_k, t_k, t_(k+1))``.
+    At realism 1 that is the state at time 0, a sample; at 0 the posterior mean ``x1 - u(x1, 1, 1)``. In between it is
+    the chord from x1 through the state at ``1 - realism``, prolonged to time 0 (the dial of OFTSR, arXiv 2412.09465).
 
     Args:
         u: velocity with its conditioning bound.
         x1: LR latent (B, C, H, W), float; it is not modified.
         steps: number of network evaluations N, a power of two.
         callback: called after every step as ``callback(done, steps, x)``; raise from it to cancel.
+        realism: how far the jumps go, from 0 to 1.
 
     Returns:
         The HR latent, same shape as ``x1``.
+
+    Raises:
+        UserError: the number of steps or the realism is out of its range.
     """
     check_steps(steps)
-    x = x1
+    check_realism(realism)
+    x = x1  # less the velocities so far: what the chord through the state reaches at time 0
     for k in range(steps):
-        t, s = (x.new_full((x.shape[0],), 1 - i / steps, dtype=torch.float32) for i in (k, k + 1))
-        x = torch.sub(x, u(x, t, s), alpha=1 / steps)
+        t, s = (x.new_full((x.shape[0],), 1 - realism * (i / steps), dtype=torch.float32) for i in (k, k + 1))
+        x = torch.sub(x, u(torch.lerp(x1, x, realism), t, s), alpha=1 / steps)
         if callback is not None:
             callback(k + 1, steps, x)
     return x

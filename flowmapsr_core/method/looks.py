@@ -13,19 +13,19 @@ class Look:
         steps: network evaluations, a power of two.
         guidance: guidance scale; 1 is none.
         lora_scale: what the strength of every LoRA is multiplied by; 0 leaves them out.
-        posterior_mean: read ``x1 - u(x1, 1, 1)``, the least-squares estimate, instead of jumping to time 0.
+        realism: from 0, the posterior mean (the least-squares estimate), to 1, a sample; see :func:`.flow.sample`.
     """
 
     steps: int
     guidance: float
     lora_scale: float
-    posterior_mean: bool = False
+    realism: float = 1.0
 
 
 DEFAULT_LORA_SCALE = 1.5  # strength of a LoRA, 1 as it was trained
 
 LOOKS = {
-    "faithful": Look(steps=1, guidance=1.0, lora_scale=0.0, posterior_mean=True),
+    "faithful": Look(steps=1, guidance=1.0, lora_scale=0.0, realism=0.0),
     "balanced": Look(steps=2, guidance=2.0, lora_scale=1.0),
     "vivid": Look(steps=4, guidance=3.0, lora_scale=4 / 3),
 }

@@ -3,7 +3,8 @@
 Each is built from its ``Config`` dataclass, kept as ``config``, and has
 
 - ``embed(t, s, prompt, guidance)``: the conditioning vector (B, D), constant over an image;
-- ``evaluate(x, condition)``: u of latents (N, C, H, W) under the condition (N, D), or (1, D) for all of them;
+- ``evaluate(x, condition)``: u (N, C, H, W) of states (N, inputs C, H, W) under the condition (N, D), or (1, D) for all
+  of them; ``config.inputs`` images are stacked in a state, of two the second is LR;
 - ``forward(x, t, s, prompt, guidance)``: one after the other;
 - ``channels`` of its latents, ``stride`` (latent cells that sizes must be multiples of), ``receptive_radius`` (how far
   an output cell sees, None for everywhere), ``floats_per_cell`` (numbers alive at the peak of an evaluation);

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def flops(network: "Network", cells_h: int, cells_w: int) -> int:
-    """Floating-point operations of ``network.evaluate`` on one latent of cells_h x cells_w; nothing is computed.
+    """Floating-point operations of ``network.evaluate`` on one state of cells_h x cells_w cells; nothing is computed.
 
     A multiply-add counts two. Convolutions, linear layers and attention count, pointwise operations and norms do not.
     """
@@ -21,7 +21,7 @@ def flops(network: "Network", cells_h: int, cells_w: int) -> int:
         shapes = kind(network.config)
         time = torch.empty(1)
         condition = shapes.embed(time, time, torch.empty(1, network.config.prompt_dim), time)
-        x = torch.empty(1, shapes.channels, cells_h, cells_w)
+        x = torch.empty(1, network.config.inputs * shapes.channels, cells_h, cells_w)
         # the counter knows products of matrices on every device, fused attention not on all
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             shapes.evaluate(x, condition)

@@ -33,6 +33,7 @@ class LocalNetConfig:
         head_width: channels of the full-resolution output stage.
         condition_dim: size of the conditioning vector.
         prompt_dim: size of a prompt embedding (a learned vector; this network reads no text).
+        inputs: images stacked at its input; of two, the second is LR.
     """
 
     unshuffle: int = 2
@@ -42,6 +43,7 @@ class LocalNetConfig:
     head_width: int = 16
     condition_dim: int = 256
     prompt_dim: int = 64
+    inputs: int = 1
 
     def __post_init__(self) -> None:
         for name in ("widths", "encoder_blocks", "decoder_blocks"):
@@ -50,7 +52,8 @@ class LocalNetConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not len(self.widths) == len(self.encoder_blocks) == len(self.decoder_blocks) + 1:
             raise ValueError("network.widths and encoder_blocks need one entry a level, decoder_blocks one fewer")
-        if min(*self.widths, self.unshuffle, self.head_width, self.condition_dim, self.prompt_dim) < 1:
+        sizes = (self.unshuffle, self.head_width, self.condition_dim, self.prompt_dim, self.inputs)
+        if min(*self.widths, *sizes) < 1:
             raise ValueError("network: every width and size must be at least 1")
 
 
@@ -120,8 +123,9 @@ class Level(nn.ModuleList):
 class LocalNet(nn.Module):
     """Average velocity ``u(x, t, s)`` as a function of an image neighbourhood only.
 
-    It sees its input less the local mean, so adding a constant colour to the image changes nothing: without that, it
-    learns what photographs happen to look like at each brightness, and draws dark lines on light walls far too dark.
+    It sees its input less the local mean (that of LR, if it sees LR), so adding a constant colour to the image changes
+    nothing: without that, it learns what photographs happen to look like at each brightness, and draws dark lines on
+    light walls far too dark.
     """
 
     Config = LocalNetConfig
@@ -137,7 +141,7 @@ class LocalNet(nn.Module):
         self.condition = nn.Sequential(
             nn.Linear(3 * FOURIER_DIM + config.prompt_dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU()
         )
-        self.stem = nn.Conv2d(self.channels, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(config.inputs * self.channels, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(
             Level(width, dim, n) for width, n in zip(widths, config.encoder_blocks, strict=True)
         )
@@ -150,7 +154,7 @@ class LocalNet(nn.Module):
         self.head_modulation = Modulation(widths[0], dim)
         self.head_gate = nn.Conv2d(widths[0], width, 1)
         self.head_features = nn.Conv2d(widths[0], width, 3, padding=1)
-        self.head_value = nn.Conv2d(width + 3, width, 3, padding=1)
+        self.head_value = nn.Conv2d(width + 3 * config.inputs, width, 3, padding=1)
         self.head_output = nn.Conv2d(width, 3, 3, padding=1)
         zero(self.head_output)  # u = 0 at the start: the upscaled image passes unchanged
 
@@ -182,8 +186,8 @@ class LocalNet(nn.Module):
     def floats_per_cell(self) -> int:
         """Numbers alive at the peak of an evaluation, per latent cell: the output stage or the finest level."""
         config = self.config
-        head = config.unshuffle**2 * (5 * config.head_width + 6) + config.widths[0]
-        return self.channels + max(head, 6 * config.widths[0])
+        head = config.unshuffle**2 * (5 * config.head_width + 3 + 3 * config.inputs) + config.widths[0]
+        return config.inputs * self.channels + max(head, 6 * config.widths[0])
 
     def embed(self, t: Tensor, s: Tensor, prompt: Tensor, guidance: Tensor) -> Tensor:
         """The conditioning vector, constant over an image.
@@ -203,13 +207,14 @@ class LocalNet(nn.Module):
         """Predict the average velocity.
 
         Args:
-            x: latent (N, 3 unshuffle^2, H, W), H and W multiples of :attr:`stride`.
+            x: latents (N, inputs * 3 unshuffle^2, H, W), H and W multiples of :attr:`stride`.
             condition: from :meth:`embed`, (N, D), or (1, D) for all of them.
 
         Returns:
-            u, same shape and dtype as ``x``.
+            u, (N, 3 unshuffle^2, H, W), of the dtype of ``x``.
         """
-        x = (x - self._local_mean(x)).contiguous(memory_format=torch.channels_last)
+        mean = self._local_mean(x[:, -self.channels :])
+        x = (x - mean.repeat(1, self.config.inputs, 1, 1)).contiguous(memory_format=torch.channels_last)
         h = self.stem(x)
         skips = []
         for level, blocks in enumerate(self.encoder):
@@ -246,6 +251,7 @@ class LocalNet(nn.Module):
         gate = F.silu(self.head_gate(self.head_modulation(h, condition)))
         both = torch.cat([gate, self.head_features(h)], dim=1)
         gate, features = F.interpolate(both, scale_factor=factor, mode="bilinear").chunk(2, dim=1)
-        full = torch.cat([features, F.pixel_shuffle(x, factor).to(features.dtype)], dim=1)
+        images = F.pixel_shuffle(x, factor).to(features.dtype)
+        full = torch.cat([images[:, :-3], features, images[:, -3:]], dim=1)  # LR last, as at the input
         value = self.head_value(full.contiguous(memory_format=torch.channels_last))
         return F.pixel_unshuffle(self.head_output(gate * value), factor)

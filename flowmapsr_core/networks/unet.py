@@ -31,6 +31,7 @@ class UNetConfig:
         heads: attention heads per level.
         prompt_dim: size of a prompt embedding; SDXL's second text encoder gives 1280 numbers.
         groups: of the group norms.
+        inputs: images stacked at its input; of two, the second is LR.
     """
 
     channels: int = 4
@@ -40,6 +41,7 @@ class UNetConfig:
     heads: tuple[int, ...] = (5, 10, 20)
     prompt_dim: int = 1280
     groups: int = 32
+    inputs: int = 1
 
     def __post_init__(self) -> None:
         for name in ("widths", "depth", "heads"):
@@ -47,7 +49,7 @@ class UNetConfig:
             if not (isinstance(value, (list, tuple)) and value and all(isinstance(item, int) for item in value)):
                 raise ValueError(f"network.{name} must be a list of whole numbers, one a level")
             object.__setattr__(self, name, tuple(value))
-        for name in ("channels", "layers", "prompt_dim", "groups"):
+        for name in ("channels", "layers", "prompt_dim", "groups", "inputs"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"network.{name} must be a whole number of at least 1")
         if not len(self.widths) == len(self.depth) == len(self.heads):
@@ -90,7 +92,7 @@ class UNet(nn.Module):
         self.channels = config.channels
         # keyword arguments as a dictionary: diffusers declares tuples, and reads lists
         arguments: dict[str, Any] = {
-            "in_channels": config.channels,
+            "in_channels": config.inputs * config.channels,
             "out_channels": config.channels,
             "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in config.depth],
             "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(config.depth)],
@@ -152,11 +154,11 @@ class UNet(nn.Module):
         """Predict the average velocity.
 
         Args:
-            x: latent (N, channels, H, W), H and W multiples of :attr:`stride`.
+            x: latents (N, inputs * channels, H, W), H and W multiples of :attr:`stride`.
             condition: from :meth:`embed`, (N, D), or (1, D) for all of them.
 
         Returns:
-            u, same shape and dtype as ``x``.
+            u, (N, channels, H, W), of the dtype of ``x``.
         """
         unet = self.unet
         skips = [unet.conv_in(x)]

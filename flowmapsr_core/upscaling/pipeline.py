@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..images.batch import batch_of
 from ..images.color import check_color, match_color
 from ..images.resize import resize
-from ..method.flow import check_steps, posterior_mean, sample
+from ..method.flow import check_realism, check_steps
 from ..method.looks import Look, find_look, learned_guidance
 from ..model import Model
 from .host import Host, TorchHost
@@ -26,6 +26,7 @@ log = logging.getLogger("flowmapsr")
 MIN_SIDE = 4
 MAX_SCALE = 8
 MAX_GUIDANCE = 8.0
+MAX_SEED = 2**64 - 1
 
 
 @torch.no_grad()
@@ -37,6 +38,8 @@ def upscale(
     guidance: float | None = None,
     *,
     look: str = "balanced",
+    realism: float | None = None,
+    seed: int = 0,
     size: tuple[int, int] | None = None,
     color: str = "lr-residual",
     color_strength: float = 1.0,
@@ -53,7 +56,10 @@ def upscale(
         steps: network evaluations, a power of two; default the look's (2 for ``balanced``).
         guidance: guidance scale from 1 (none) to 8; default the look's. A model that has seen none in training is
             evaluated at 1.
-        look: ``faithful``, ``balanced`` or ``vivid``. ``faithful`` without ``steps`` reads the posterior mean.
+        look: ``faithful``, ``balanced`` or ``vivid``.
+        realism: from 0, the posterior mean (closest to the source), to 1, a sample (most detail); default the look's:
+            0 for ``faithful`` without ``steps``, else 1.
+        seed: of the noise that a model starts from, if it does; every image of a batch gets the same.
         size: exact output (height, width) in place of ``scale``.
         color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`.
         tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With a
@@ -69,7 +75,8 @@ def upscale(
         UserError: an argument is out of its range, or the image is smaller than 4 px.
     """
     size = output_size(image, scale, size)
-    settings = as_trained(model, override(find_look(look), steps, guidance))
+    settings = as_trained(model, override(find_look(look), steps, guidance, realism))
+    check_seed(seed)
     check_color(color, color_strength)
     host = host or TorchHost(model.device)
     plan = make_plan(model, size, host, tile)
@@ -79,7 +86,7 @@ def upscale(
     def work(lr: Tensor, meter: Meter, plan: Plan) -> Tensor:
         lr = lr.to(plan.store)
         meter.begin(ticks(plan, model, settings.steps, runs=2), lr)
-        x0 = sample_image(model, resize(lr, size).clamp(0, 1), settings, meter, plan)
+        x0 = sample_image(model, resize(lr, size).clamp(0, 1), settings, seed, meter, plan)
         sr = model.codec.decode(x0, plan.bands(meter.bands()))[..., : size[0], : size[1]]
         del x0
         return match_color(sr, lr, color, color_strength).clamp_(0, 1)
@@ -93,6 +100,7 @@ def upscale_latent(
     image: Tensor,
     settings: Look,
     *,
+    seed: int = 0,
     tile: int | None = None,
     overlap: int = 0,
     host: Host | None = None,
@@ -108,6 +116,7 @@ def upscale_latent(
         (B, C, ceil(H / factor), ceil(W / factor)) float32, scaled, on the image's device; factor is the codec's.
     """
     settings, host = as_trained(model, settings), host or TorchHost(model.device)
+    check_seed(seed)
     plan = make_plan(model, (image.shape[2], image.shape[3]), host, tile)
     if overlap:
         plan = replace(plan, overlap=-(-overlap // model.codec.factor))
@@ -115,7 +124,7 @@ def upscale_latent(
     def work(single: Tensor, meter: Meter, plan: Plan) -> Tensor:
         single = single.to(plan.store)
         meter.begin(ticks(plan, model, settings.steps, runs=1), single)
-        return sample_image(model, single.clamp(0, 1), settings, meter, plan)
+        return sample_image(model, single.clamp(0, 1), settings, seed, meter, plan)
 
     return each(work, image, model, plan, host, progress)
 
@@ -141,16 +150,22 @@ def each(
     return batch_of(len(images), results())
 
 
-def sample_image(model: Model, image: Tensor, settings: Look, meter: Meter, plan: Plan) -> Tensor:
+def sample_image(model: Model, image: Tensor, settings: Look, seed: int, meter: Meter, plan: Plan) -> Tensor:
     """HR latent (1, C, ceil(H / factor), ceil(W / factor)) of an LR image (1, 3, H, W) in [0, 1] at its final size."""
-    x1 = encode(model, image, meter, plan)
+    lr = encode(model, image, meter, plan)
     if meter.progress is not None:
-        meter.show(Preview(model.codec, x1, image))
+        meter.show(Preview(model.codec, lr, image))
+    eps = noise_like(lr, seed) if model.method.noise else None
     u = plan.tiling(model).velocity(model.velocity(settings.guidance), meter.on_tile, plan.device)
-    ones = torch.ones(len(x1), device=x1.device)
-    x0 = posterior_mean(u, x1, ones) if settings.posterior_mean else sample(u, x1, settings.steps)
+    x0 = model.method.sample(u, lr, eps, settings)
     height, width = (-(-side // model.codec.factor) for side in image.shape[-2:])
     return x0[..., :height, :width]
+
+
+def noise_like(latent: Tensor, seed: int) -> Tensor:
+    """Gaussian noise for a whole latent, the same on every device, however it is cut into tiles afterwards."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(latent.shape, generator=generator).to(latent.device)
 
 
 def encode(model: Model, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
@@ -158,6 +173,12 @@ def encode(model: Model, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
     height, width = (cells * model.codec.factor for cells in plan.cells)
     padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
     return model.codec.encode(padded, plan.bands(meter.bands()))
+
+
+def check_seed(seed: int) -> None:
+    """Raise :class:`UserError` unless a seed is from 0 to 2**64 - 1."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"the seed is {seed}; use a number from 0 to {MAX_SEED}")
 
 
 def check_scale(scale: float) -> None:
@@ -186,26 +207,29 @@ def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tu
     return size
 
 
-def override(look: Look, steps: int | None, guidance: float | None) -> Look:
-    """A look with single settings replaced; asking for steps means sampling, not the posterior mean."""
+def override(look: Look, steps: int | None, guidance: float | None, realism: float | None = None) -> Look:
+    """A look with single settings replaced; who asks for steps and not for a realism wants a sample."""
     changed = look
     if steps is not None:
         check_steps(steps)
-        changed = replace(changed, steps=steps, posterior_mean=False)
+        changed = replace(changed, steps=steps, realism=1.0)
     if guidance is not None:
         if not 1 <= guidance <= MAX_GUIDANCE:
             raise UserError(f"guidance is {guidance:g}; use a value from 1 (none) to {MAX_GUIDANCE:g}")
         changed = replace(changed, guidance=guidance)
+    if realism is not None:
+        check_realism(realism)
+        changed = replace(changed, realism=realism)
     return changed
 
 
 def as_trained(model: Model, settings: Look) -> Look:
-    """The settings that a model can follow: guidance 1 if it has seen no other in training."""
+    """The settings that a model can follow: those of its method, guidance 1 if it has seen no other in training."""
     unguided = learned_guidance(model.info.get("training")) is False
-    return replace(settings, guidance=1.0) if unguided else settings
+    return model.method.settings(replace(settings, guidance=1.0) if unguided else settings)
 
 
 def warn_of_guidance(model: Model, settings: Look) -> None:
     """Say so where a guidance that the user has asked for is not followed, see :func:`as_trained`."""
-    if as_trained(model, settings) != settings:
+    if as_trained(model, settings).guidance != settings.guidance:
         log.warning("the model has seen no guidance in training: it is evaluated at 1, not at %g", settings.guidance)

@@ -131,8 +131,9 @@ def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None 
 
 
 def _state(model: Model, cells: tuple[int, int]) -> int:
-    """Bytes of what sampling holds of the whole picture: the image, and the latents x1, x_t, u and x_s."""
-    return 4 * math.prod(cells) * (3 * model.codec.factor**2 + 4 * model.codec.channels)
+    """Bytes of what sampling holds of the whole picture: the image, noise, and the states x1, x_t, u and x_s."""
+    latents = 4 * model.method.images + bool(model.method.noise)
+    return 4 * math.prod(cells) * (3 * model.codec.factor**2 + latents * model.codec.channels)
 
 
 def _peak(plan: Plan, model: Model) -> int:

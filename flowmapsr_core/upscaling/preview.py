@@ -35,9 +35,10 @@ class Preview:
             self.colors = cache(partial(fit_colors, before, cells))  # computed once somebody looks
 
     def on_tile(self, box: Box, x: Tensor, velocity: Tensor, t: Tensor) -> None:
-        """Paste the HR image as this evaluation sees it, ``x - t u``."""
+        """Paste the HR image as this evaluation of a state sees it, ``x - t u``."""
         first_y, first_x = (-start % self.every for start in box[:2])
-        x, velocity = (a[..., first_y :: self.every, first_x :: self.every] for a in (x, velocity))
+        channels = self.canvas.shape[1]
+        x, velocity = (a[:, :channels, first_y :: self.every, first_x :: self.every] for a in (x, velocity))
         top, left = (-(-start // self.every) for start in box[:2])
         height, width = x.shape[-2:]
         self.canvas[..., top : top + height, left : left + width] = x - per_sample(t, x) * velocity

@@ -20,6 +20,7 @@ from ..objectives import JUMPS
 
 STAGES = ("flow-matching", "self-distillation", "guided", "adversarial")
 GUIDANCE = ("input", "hidden", "fixed")
+MODEL = ("network", "codec", "method")  # sections
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class Recipe:
         seed: of the weights, the crops and everything drawn about them.
         precision: accelerate's mixed precision, "no", "bf16" or "fp16".
         start_from: checkpoint whose weights the first stage starts from.
-        model: sections ``network`` and ``codec`` as a checkpoint's configuration has them; empty for those of
-            ``start_from``.
+        model: sections ``network``, ``codec`` and ``method`` as a checkpoint's configuration has them; those left out
+            are as in ``start_from``.
     """
 
     stages: tuple[Stage, ...]
@@ -145,13 +146,22 @@ class Recipe:
         for budget in self.data.budgets:
             even = budget.batch % self.degrade.groups == 0
             check(even, f"data.budgets.batch ({budget.batch}) must be a multiple of degrade.groups")
-        if self.model:
-            try:
-                with torch.device("meta"):
-                    Model.from_config(self.model)
-            except (ValueError, TypeError) as error:
-                raise UserError(f"model: {error}") from error
+        unknown = sorted(self.model.keys() - set(MODEL))
+        check(not unknown, f"unknown key model.{', '.join(unknown)}; model has {', '.join(MODEL)}")
+        if not self.start_from:
+            with torch.device("meta"):
+                self.configured({})
         check(self.precision in ("no", "bf16", "fp16"), 'precision must be "no", "bf16" or "fp16"')
+
+    def configured(self, start: dict[str, Any], info: dict[str, Any] | None = None) -> Model:
+        """The model to train, on torch's current device, of ``start``'s configuration where the recipe leaves one out.
+
+        Raises :class:`UserError` naming what is wrong with it.
+        """
+        try:
+            return Model.from_config({**start, **self.model}, info)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"model: {error}") from error
 
     @property
     def steps(self) -> int:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ...flowmapsr_core.codecs import Codec
 from ...flowmapsr_core.method.flow import Velocity, conditional_velocity, interpolant
+from ...flowmapsr_core.model import Model
 from ..data.pairs import make_pairs
 from ..objectives import JUMPS, USE_VELOCITY, flow_matching_target, guided_velocity
 from ..recipe.recipe import Recipe, Stage
@@ -59,10 +59,10 @@ def draw(recipe: Recipe, stage: Stage, batch: int, generator: Generator) -> Draw
 
 @dataclass
 class Batch:
-    """Latents of a micro-batch (B, C, H, W) and what was drawn for it.
+    """States of a micro-batch, which begin with latents (B, C, H, W), and what was drawn for it.
 
     Attributes:
-        x0, x1: HR and LR latents of the pairs; a negative sample's x0 is its milder degradation.
+        x0, x1: the HR and the LR end of the pairs; a negative sample's x0 is its milder degradation.
         x_t, v: interpolant at t and its velocity.
         hr: x0 as an image (B, 3, H, W) in [0, 1].
         weight: of the sample's loss (B,).
@@ -79,18 +79,24 @@ class Batch:
     seen: Tensor
 
 
-def make_batch(hr: Tensor, draws: Draws, recipe: Recipe, codec: Codec, generators: list[Generator]) -> Batch:
+def make_batch(hr: Tensor, draws: Draws, recipe: Recipe, model: Model, generators: list[Generator]) -> Batch:
     """Degrade HR crops (B, 3, H, W) in [0, 1], a group of them for each generator, and place them in time."""
     target, lr, weight = make_pairs(hr, recipe.degrade, draws.negative, generators)
-    x0, x1 = codec.encode(target), codec.encode(lr)
+    x0, lr = model.codec.encode(target), model.codec.encode(lr)
+    x0, x1 = model.method.ends(x0, lr, _noise_like(lr, generators) if model.method.noise else None)
     seen = draws.w if recipe.guidance.mode == "input" else torch.ones_like(draws.w)
     x_t, v = interpolant(x0, x1, draws.t), conditional_velocity(x0, x1)
     return Batch(draws, x0, x1, x_t, v, target, weight, seen)
 
 
+def _noise_like(latents: Tensor, generators: list[Generator]) -> Tensor:
+    parts = zip(latents.chunk(len(generators)), generators, strict=True)
+    return torch.cat([torch.randn(part.shape, generator=generator) for part, generator in parts]).to(latents.device)
+
+
 @torch.no_grad()
 def make_target(batch: Batch, teacher, recipe: Recipe, stage: Stage) -> Tensor:
-    """What ``u(x_t, t, s)`` should be, (B, C, H, W): self-distillation for jumps, (guided) velocities for the rest."""
+    """What ``u(x_t, t, s)`` should be, as ``x_t``: self-distillation for jumps, (guided) velocities for the rest."""
     draws, jump = batch.draws, batch.draws.jump
     v = batch.v.clone()
     if stage.kind in GUIDED:

@@ -58,7 +58,8 @@ def _kept(model: Model, side: int, batch: int, dtype: torch.dtype) -> int:
     cells = -(-side // (model.codec.factor * model.network.stride)) * model.network.stride
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with torch.device("meta"), FusedAttention(), hooks:
-        x, time = torch.empty(batch, model.codec.channels, cells, cells, dtype=dtype), torch.empty(batch)
+        channels = model.method.images * model.codec.channels
+        x, time = torch.empty(batch, channels, cells, cells, dtype=dtype), torch.empty(batch)
         # the output holds the graph, and the graph what it keeps
         u = model.flow(x, time, time, time, torch.empty(batch, dtype=torch.bool))
     del u

@@ -88,7 +88,7 @@ class Learner:
         with self.accelerator.autocast():
             target = make_target(batch, self.teacher, self.recipe, self.stage)
         u = self.model(batch.x_t, draws.t, draws.s, batch.seen, draws.negative).float()
-        error = batch.weight * (u - target).square().mean(dim=(1, 2, 3))
+        error = batch.weight * self.picture(u - target).square().mean(dim=(1, 2, 3))
         figures = {"velocity": error[~jump].sum() / n}
         if self.jumps:
             figures["jump"] = error[jump].sum() / n
@@ -98,11 +98,15 @@ class Learner:
             ends = ~jump | (draws.s == 0)
             figures["perceptual"] = u.sum() * 0
             if ends.any():
-                x0 = batch.x_t - per_sample(draws.t, u) * u
+                x0 = self.picture(batch.x_t - per_sample(draws.t, u) * u)
                 distance = self.perceptual(x0[ends], batch.hr[ends], draws.t[ends], self.codec, draws.place[ends])
                 figures["perceptual"] = distance.sum() / n
             loss = loss + figures["perceptual"]
         return loss, figures
+
+    def picture(self, state: Tensor) -> Tensor:
+        """The latent (B, C, H, W) that a state, or its velocity, begins with."""
+        return state[:, : self.codec.channels]
 
     def set_rate(self, factor: float) -> None:
         """Set the share of the learning rate. Before the gradient is taken: DeepSpeed steps as it takes it."""
@@ -156,9 +160,9 @@ class AdversarialLearner(Learner):
 
     def judge(self, batch: Batch, u: Velocity) -> tuple[Tensor, Figures]:
         """The discriminator's turn."""
-        settings, real = self.recipe.adversarial, batch.x0
+        settings, real = self.recipe.adversarial, self.picture(batch.x0)
         with torch.no_grad():
-            fake = two_step_prediction(u, batch.x1)
+            fake = self.picture(two_step_prediction(u, batch.x1))
         scores = self.discriminator(torch.cat([real, fake])).chunk(2)
         figures = {"discriminator": discriminator_loss(*scores)}
         for name, weight, x in (("r1", settings.r1, real), ("r2", settings.r2, fake)):
@@ -171,7 +175,7 @@ class AdversarialLearner(Learner):
         """The LoRA's turn."""
         # the discriminator's weights stay out of it, until update(): no process is to wait for their gradients
         discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
-        fake, score = discriminator(two_step_prediction(u, batch.x1)), discriminator(batch.x0)
+        fake, score = (discriminator(self.picture(x)) for x in (two_step_prediction(u, batch.x1), batch.x0))
         figures = {"adversarial": generator_loss(fake, score)}
         loss, mu = figures["adversarial"], self.recipe.adversarial.reconstruction
         if mu:

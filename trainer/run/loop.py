@@ -201,7 +201,7 @@ class StageRun:
         draws = draw(recipe, self.stage, n * parts, generator_of(recipe.seed, self.step))
         own = draws.rows(slice(place * n, (place + 1) * n), accelerator.device)
         generators = [generator_of(recipe.seed, self.step, 1 + place * groups + group) for group in range(groups)]
-        return make_batch(hr.to(accelerator.device, non_blocking=True), own, recipe, self.model.codec, generators)
+        return make_batch(hr.to(accelerator.device, non_blocking=True), own, recipe, self.model, generators)
 
     def checkpoint(self, progress: tqdm) -> None:
         """Validate, log and save."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...flowmapsr_core.codecs import FrozenVAE
 from ...flowmapsr_core.errors import UserError
@@ -19,7 +20,7 @@ def build_model(recipe: Recipe, start: str | Path = "") -> tuple[Model, list[str
     """A model in training mode: fresh weights of the recipe's configuration, replaced by a checkpoint's.
 
     Args:
-        recipe: its model section is the configuration, or if that is empty the checkpoint's is.
+        recipe: its model section is the configuration; what that leaves out is as in the checkpoint.
         start: checkpoint; empty for fresh weights.
 
     Returns:
@@ -51,7 +52,7 @@ def _assemble(recipe: Recipe, base: Model | None, start: str | Path) -> tuple[Mo
     if base and start == recipe.start_from:  # a later stage's start is the run's own, and knows it already
         info |= derived(base.info)
     info["guided_before"] = base is not None and learned_guidance(base.info.get("training")) is True
-    model = Model.from_config(recipe.model or (base.config() if base else {}), info)
+    model = recipe.configured(base.config() if base else {}, info)
     if base is None and isinstance(model.codec, FrozenVAE):
         raise UserError("the recipe's codec is a VAE, which is not trained; set start_from to a checkpoint that has it")
     with torch.no_grad():
@@ -80,8 +81,14 @@ def keep_start(model: Model, start: str | Path, share: float) -> None:
 
 
 def _take(model: Model, base: Model, start: str | Path) -> list[str]:
-    """Copy the weights that both have, and take the codec over; every weight of ``base`` must have a place."""
+    """Copy the weights that both have, and take the codec over; every weight of ``base`` must have a place.
+
+    A network that is to see LR beside its state has known LR as its only image: weights for the state, which come
+    first, start at zero.
+    """
     source, target = base.flow.state_dict(), model.flow.state_dict()
+    if model.method.images > base.method.images:
+        source = {name: _widened(weight, target.get(name, weight)) for name, weight in source.items()}
     if type(base.network) is not type(model.network) or base.codec.config != model.codec.config:
         raise UserError(f"{start} holds a {_kind(base.config())}, the recipe's model is a {_kind(model.config())}")
     for name, weight in source.items():
@@ -94,6 +101,14 @@ def _take(model: Model, base: Model, start: str | Path) -> list[str]:
     model.flow.load_state_dict(source, strict=False)
     model.codec = base.codec
     return sorted(target.keys() - source.keys())
+
+
+def _widened(weight: Tensor, wanted: Tensor) -> Tensor:
+    """A layer's weight (out, in, ...) with zeros for the input channels in front that ``wanted`` has more."""
+    if weight.dim() < 2 or weight.shape[1] >= wanted.shape[1]:
+        return weight
+    more = weight.new_zeros(weight.shape[0], wanted.shape[1] - weight.shape[1], *weight.shape[2:])
+    return torch.cat([more, weight], dim=1)
 
 
 def _kind(config: dict[str, Any]) -> str:
