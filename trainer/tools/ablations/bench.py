@@ -1,0 +1,105 @@
+"""Trains variants, each once, and measures them."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ....flowmapsr_core import load_model, merge_lora, upscale
+from ....flowmapsr_core.images.degradation import degrade, preset
+from ....flowmapsr_core.images.resize import resize
+from ....flowmapsr_core.model import Model
+from ...recipe.read import read_recipe
+from ...run.loop import train
+from ...run.validation import CROP, load_crops, make_grid, score
+from .variants import ALL, BASE, CONVERTED, Column, Table, Variant
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "ablation.toml"
+FACTOR = 4
+BASE_STEPS = 1000
+ROWS = 4  # of the picture
+
+
+class Figures(NamedTuple):
+    """PSNR gain over bicubic in dB, and high-frequency energy relative to the HR image's."""
+
+    gain: float
+    ratio: float
+
+    def __str__(self) -> str:
+        return f"{self.gain:+.2f} ({self.ratio:.3f})"
+
+
+@dataclass
+class Bench:
+    """What all variants share.
+
+    Attributes:
+        photos, validation: folders to train on, and to measure on.
+        output: folder of the runs.
+        steps: optimiser steps of a variant.
+        seeds: of the runs; every variant is trained with each.
+        converted: checkpoint that variants of :data:`CONVERTED` start from.
+    """
+
+    photos: Path
+    validation: Path
+    output: Path
+    steps: int
+    seeds: Sequence[int]
+    converted: Path | None = None
+    models: dict[tuple[str, int], Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.hr = load_crops(self.validation)
+        self.lr = degrade(self.hr, FACTOR, preset("flowmapsr"), torch.Generator().manual_seed(0))
+        self.enlarged = resize(self.lr, (CROP, CROP)).clamp(0, 1)
+        self.bicubic, _ = score(self.enlarged, self.hr)
+
+    def result(self, variant: Variant, seed: int) -> Path:
+        """Checkpoint or LoRA of a variant, trained if need be, after what it starts from.
+
+        Raises :class:`Exploded` where training blows up.
+        """
+        if (variant.name, seed) in self.models:
+            return self.models[variant.name, seed]
+        folder = self.output / variant.name / str(seed)
+        steps = BASE_STEPS if variant.name == BASE else self.steps
+        print(f"\n{variant.name}, seed {seed}", file=sys.stderr)
+        changes = [f"data.photos={self.photos}", f"output.folder={folder}", f"seed={seed}", variant.recipe(steps)]
+        if variant.start:
+            changes.append(f"start_from={self.start(variant, seed)}")
+        path = self.models[variant.name, seed] = train(read_recipe(RECIPE, [*changes, *variant.changes]))
+        return path
+
+    def start(self, variant: Variant, seed: int) -> Path | None:
+        """The checkpoint that a variant starts from."""
+        return self.converted if variant.start == CONVERTED else self.result(ALL[variant.start], seed)
+
+    def model(self, variant: Variant, seed: int, lora_scale: float) -> Model:
+        """A trained variant, ready to upscale."""
+        result = self.result(variant, seed)
+        if result.name != "lora.safetensors":
+            return load_model(result)
+        model = load_model(self.start(variant, seed) or "")
+        merge_lora(model, result, lora_scale)
+        return model
+
+    def measure(self, variant: Variant, column: Column, seed: int) -> Figures:
+        """Figures at x4 over the validation photographs, degraded by the ``flowmapsr`` preset."""
+        psnr, ratio = score(self.sample(variant, column, seed), self.hr)
+        return Figures(psnr - self.bicubic, ratio)
+
+    def sample(self, variant: Variant, column: Column, seed: int) -> Tensor:
+        """What a variant makes of the LR images."""
+        model = self.model(variant, seed, column.lora_scale)
+        return upscale(model, self.lr, FACTOR, color="none", tile=0, **column.settings)
+
+    def picture(self, table: Table) -> Tensor:
+        """A grid (3, H, W), a row for some of the photographs: bicubic, every variant by the last column, and HR."""
+        columns = [self.sample(variant, table.columns[-1], self.seeds[0]) for variant in table.variants]
+        return make_grid([column[:ROWS] for column in (self.enlarged, *columns, self.hr)])

@@ -1,0 +1,123 @@
+"""What is compared: tables of variants, each a change to one recipe, and the settings they are sampled with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+BASE, SSD, CONVERTED = "base", "SSD", "converted"  # names of runs that others start from
+RATE = "optimizer.lr=3e-4"  # of what starts from the base, whose 8e-4 is more than ESD and LSD bear
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A run.
+
+    Attributes:
+        name: of the run, and of its row.
+        stages: kind and objective of each, or the kind alone; they share the steps out evenly.
+        start: name of the variant that it starts from, or CONVERTED; empty for fresh weights.
+        changes: to the recipe, as ``--set`` takes them.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    start: str = ""
+    changes: tuple[str, ...] = ()
+
+    def recipe(self, steps: int) -> str:
+        """The recipe's stages, for ``--set``."""
+        kinds = (stage.partition(" ") for stage in self.stages)
+        parts = [
+            f'{{kind="{kind}",steps={steps // len(self.stages)}' + (f',objective="{objective}"}}' if objective else "}")
+            for kind, _, objective in kinds
+        ]
+        return f"stages=[{','.join(parts)}]"
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a variant is sampled: arguments of ``upscale``, and the strength of its LoRA if it has trained one."""
+
+    name: str
+    settings: dict[str, Any]
+    lora_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """Variants by columns.
+
+    Attributes:
+        title: what the rows differ in.
+        variants: the rows.
+        columns: the columns.
+    """
+
+    title: str
+    variants: tuple[Variant, ...]
+    columns: tuple[Column, ...]
+
+
+def _steps(n: int) -> Column:
+    return Column(f"{n} step{'s' * (n > 1)}", {"steps": n, "guidance": 1.0})
+
+
+MEAN = Column("posterior mean", {"look": "faithful"})
+BY_STEPS = (MEAN, _steps(1), _steps(2), _steps(4))
+ENDS = (MEAN, _steps(1))
+DIAL = tuple(Column(f"realism {r:g}", {"steps": 1, "guidance": 1.0, "realism": r}) for r in (0, 0.25, 0.5, 0.75, 1))
+
+OBJECTIVES = (
+    Variant("FM", ("flow-matching",), BASE, (RATE,)),
+    Variant(SSD, ("self-distillation shortcut",), BASE, (RATE,)),
+    Variant("LSD", ("self-distillation lagrangian",), BASE, (RATE,)),
+    Variant("trajectory", ("self-distillation trajectory",), BASE, (RATE,)),
+    Variant("LSD, biased", ("self-distillation lagrangian-biased",), BASE, (RATE,)),
+    Variant("ESD", ("self-distillation eulerian",), BASE, (RATE,)),
+    Variant("ESD, lr 1e-4", ("self-distillation eulerian",), BASE, ("optimizer.lr=1e-4",)),
+)
+GUIDED = tuple(
+    Variant(f"random w up to {w:g}", ("guided",), SSD, (RATE, f"guidance.scale=[1, {w:g}]"))
+    for w in (2.0, 2.5, 3.0, 3.5, 4.0)
+)
+FIXED = Variant("fixed w = 3.5", ("guided",), SSD, (RATE, "guidance.mode=fixed"))
+SEEN = Variant("random w, an input", ("guided",), SSD, (RATE, "guidance.mode=input"))
+ADVERSARIAL = Variant("adversarial", ("adversarial",), GUIDED[3].name, ("adversarial.lr=3e-5",))
+
+FROM_SCRATCH = ("flow-matching", "self-distillation shortcut")
+NOISE = tuple(
+    Variant(
+        f"noise {noise:g}{', LR seen' * condition}",
+        FROM_SCRATCH,
+        changes=(f'model.method={{type="flow-map",noise={noise:g},condition={str(condition).lower()}}}',),
+    )
+    for condition in (False, True)
+    for noise in (0, 0.01, 0.05, 0.1, 0.2)
+)
+CONSISTENCY = tuple(
+    Variant(
+        f"consistency, T = {T}",
+        ("consistency",),
+        changes=('model.method={type="ctmsr",noise=0.1}', f"times.intervals=[{T}]", "times.jumps=1"),
+    )
+    for T in (3, 8, 16)
+)
+
+TABLES = {
+    "objectives": Table("objective", OBJECTIVES, BY_STEPS),
+    "guidance": Table("guidance", (*GUIDED, FIXED), BY_STEPS),
+    "w": Table(
+        "w at inference, 2 steps",
+        (SEEN,),
+        tuple(Column(f"{w:g}", {"steps": 2, "guidance": w}) for w in (1.0, 2.0, 3.5)),
+    ),
+    "lora": Table(
+        "LoRA scale, 2 steps",
+        (ADVERSARIAL,),
+        tuple(Column(f"{s:g}", {"steps": 2, "guidance": 1.0}, s) for s in (0.0, 1.0, 1.5, 2.0, 3.0)),
+    ),
+    "noise": Table("noise at the LR end", NOISE, ENDS),
+    "dial": Table("realism, one evaluation", (NOISE[0], NOISE[8]), DIAL),
+    "consistency": Table("consistency", CONSISTENCY, ENDS),
+}
+ALL = {variant.name: variant for table in TABLES.values() for variant in table.variants}
+ALL[BASE] = Variant(BASE, ("flow-matching",))
