@@ -16,11 +16,26 @@ A new one is a file here and a line below.
 
 from typing import TypeAlias
 
+from .compactnet import CompactNet, CompactNetConfig
 from .flops import flops
 from .localnet import LocalNet, LocalNetConfig
+from .rrdbnet import RRDBNet, RRDBNetConfig
 from .unet import PRESETS, UNet, UNetConfig
 
-Network: TypeAlias = LocalNet | UNet
-NETWORKS = {"LocalNet": LocalNet, "UNet": UNet}
+Network: TypeAlias = LocalNet | UNet | CompactNet | RRDBNet
+NETWORKS = {"LocalNet": LocalNet, "UNet": UNet, "CompactNet": CompactNet, "RRDBNet": RRDBNet}
 
-__all__ = ["NETWORKS", "PRESETS", "LocalNet", "LocalNetConfig", "Network", "UNet", "UNetConfig", "flops"]
+__all__ = [
+    "NETWORKS",
+    "PRESETS",
+    "CompactNet",
+    "CompactNetConfig",
+    "LocalNet",
+    "LocalNetConfig",
+    "Network",
+    "RRDBNet",
+    "RRDBNetConfig",
+    "UNet",
+    "UNetConfig",
+    "flops",
+]

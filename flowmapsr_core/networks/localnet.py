@@ -12,11 +12,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ..method.conditioning import fourier_embedding
+from .parts import Chain, Condition, zero
 
-FOURIER_DIM = 64
 RESIDUAL_SCALE = 0.2
 MEAN_RADIUS = 8  # latent cells; the mean that is taken off the input must span a few LR pixels at the largest factor
 
@@ -57,12 +55,6 @@ class LocalNetConfig:
             raise ValueError("network: every width and size must be at least 1")
 
 
-def zero(layer: nn.Conv2d | nn.Linear) -> None:
-    """Start a layer at zero output."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-
-
 class Modulation(nn.Module):
     """Layer norm per pixel over channels, then scale and shift by the conditioning vector."""
 
@@ -100,24 +92,11 @@ class Block(nn.Module):
         return x + RESIDUAL_SCALE * self.conv2(gate * self.conv1(x))
 
 
-class Level(nn.ModuleList):
-    """Blocks at one resolution, one after another.
-
-    Attributes:
-        recompute: keep only the blocks' inputs for the backward pass, and compute the rest again there.
-    """
+class Level(Chain):
+    """Blocks at one resolution."""
 
     def __init__(self, width: int, condition_dim: int, blocks: int) -> None:
         super().__init__(Block(width, condition_dim) for _ in range(blocks))
-        self.recompute = False
-
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
-        for block in self:
-            if self.recompute and torch.is_grad_enabled():
-                h = cast(Tensor, checkpoint(block, h, condition, use_reentrant=False))
-            else:
-                h = block(h, condition)
-        return h
 
 
 class LocalNet(nn.Module):
@@ -138,9 +117,7 @@ class LocalNet(nn.Module):
         self.config = config = config or LocalNetConfig()
         widths, dim = config.widths, config.condition_dim
         self.channels = 3 * config.unshuffle**2
-        self.condition = nn.Sequential(
-            nn.Linear(3 * FOURIER_DIM + config.prompt_dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU()
-        )
+        self.condition = Condition(config.prompt_dim, dim)
         self.stem = nn.Conv2d(config.inputs * self.channels, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(
             Level(width, dim, n) for width, n in zip(widths, config.encoder_blocks, strict=True)
@@ -159,7 +136,7 @@ class LocalNet(nn.Module):
         zero(self.head_output)  # u = 0 at the start: the upscaled image passes unchanged
 
     def checkpoint_activations(self) -> None:
-        """Save memory in training at the price of time: see :class:`Level`."""
+        """Save memory in training at the price of time: see :class:`.parts.Chain`."""
         for level in (*self.encoder, *self.decoder):
             cast(Level, level).recompute = True
 
@@ -190,18 +167,8 @@ class LocalNet(nn.Module):
         return config.inputs * self.channels + max(head, 6 * config.widths[0])
 
     def embed(self, t: Tensor, s: Tensor, prompt: Tensor, guidance: Tensor) -> Tensor:
-        """The conditioning vector, constant over an image.
-
-        Args:
-            t, s: times (B,), float32, ``0 <= s <= t <= 1``.
-            prompt: prompt embedding (B, prompt_dim), in the dtype of the evaluation.
-            guidance: guidance scale (B,), 1 for none.
-
-        Returns:
-            (B, condition_dim) in the prompt's dtype; sines and cosines are taken in float32.
-        """
-        scalars = torch.cat([fourier_embedding(value, FOURIER_DIM) for value in (t, s, guidance)], dim=1)
-        return self.condition(torch.cat([scalars.to(prompt.dtype), prompt], dim=1))
+        """The conditioning vector (B, condition_dim), constant over an image: see :meth:`.parts.Condition.embed`."""
+        return self.condition.embed(t, s, prompt, guidance)
 
     def evaluate(self, x: Tensor, condition: Tensor) -> Tensor:
         """Predict the average velocity.

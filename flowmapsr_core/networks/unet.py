@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..method.conditioning import fourier_embedding
-from .localnet import zero
+from .parts import zero
 
 FOURIER_DIM = 256
 TIME_SCALE = 1000.0  # SDXL's time embedding expects steps of a thousandth

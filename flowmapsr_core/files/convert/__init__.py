@@ -14,7 +14,7 @@ from ...codecs import VAECodec
 from ...errors import UserError
 from ...model import NEGATIVE_PROMPT, POSITIVE_PROMPT, FlowMap, Model
 from ...networks import UNet
-from ...networks.localnet import zero
+from ...networks.parts import zero
 from ..diffusers_folder import shapes_of
 from ..prompts import encode_prompts
 from ..safetensors_file import misfit, shortened
