@@ -14,14 +14,14 @@ def run(options: Namespace) -> int:
     """Convert a model, and say which weights were taken, changed, new and dropped."""
     check_name(options.output)
     source = read_source(options.source)
-    model = convert(source, options.vae, options.bake_prompts, DTYPES[options.dtype])
+    model = convert(source, options.vae, options.bake_prompts, DTYPES.get(options.dtype))
     if options.license:
         model.info["license"] = options.license
     else:
         log.warning(
             f"{options.output} will not say which licence it is under: give that of {options.source} with --license "
-            f"(LBM's own models are under cc-by-nc-4.0, SDXL is under openrail++)"
+            f"(LBM's own models are under cc-by-nc-4.0, SDXL is under openrail++, Real-ESRGAN's are under BSD-3-Clause)"
         )
-    save(model, options)
+    save(model, options.output, model.dtype)
     print(summary(source, model))
     return 0

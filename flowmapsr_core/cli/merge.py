@@ -8,6 +8,7 @@ from ..files.checkpoint import load_model
 from ..files.lora import merge_loras, pair_scales
 from ..files.origin import TOGETHER, combined, derived
 from ..files.safetensors_file import read_metadata
+from ..upscaling.host import DTYPES
 from .save import check_name, save
 
 
@@ -25,5 +26,5 @@ def run(options: Namespace) -> int:
     model.info["merged_from"] = ", ".join(
         [Path(options.model).name, *(f"{path.name} x{scale:g}" for path, scale in loras)]
     )
-    save(model, options)
+    save(model, options.output, DTYPES[options.dtype])
     return 0

@@ -27,7 +27,12 @@ def make_parser() -> argparse.ArgumentParser:
         ("upscale", _add_upscale, "upscale images", "Upscale images."),
         ("degrade", _add_degrade, "make low-resolution images", "Shrink images and spoil them as photographs are."),
         ("merge", _add_merge, "make a checkpoint of a model and LoRAs", "Add LoRAs to a model's weights for good."),
-        ("convert", _add_convert, "make a checkpoint of an LBM or SDXL model", "Make a checkpoint to train from."),
+        (
+            "convert",
+            _add_convert,
+            "make a checkpoint of an upscaler, an LBM or SDXL model",
+            "Make a checkpoint to train from.",
+        ),
         ("inspect", _add_inspect, "say what a checkpoint or LoRA is", "Say what a checkpoint or LoRA is."),
     ):
         add_arguments(commands.add_parser(name, help=summary, description=description))
@@ -80,12 +85,14 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="LBM folder; SDXL in diffusers' layout or as one .safetensors file")
+    add("source", type=Path, metavar="SOURCE",
+        help="Compact or ESRGAN upscaler (.safetensors, .pth); LBM folder; SDXL in diffusers' layout or as one "
+        ".safetensors file")  # fmt: skip
     add("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
     add("--vae", type=Path, metavar="PATH", help="VAE to put in (a .safetensors file, or a folder)")
     add("--bake-prompts", type=Path, metavar="FOLDER",
         help="CLIP text encoder for the prompts, or an SDXL folder that has it")  # fmt: skip
-    add("--dtype", choices=DTYPES, default="bfloat16", help="precision of the weights (%(default)s)")
+    add("--dtype", choices=DTYPES, help="precision of the weights (bfloat16; of an upscaler float32)")
     add("--license", metavar="TEXT", help="licence of the source, to be kept in the file")
 
 

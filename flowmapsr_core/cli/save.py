@@ -1,12 +1,12 @@
 """Checkpoints that commands write."""
 
-from argparse import Namespace
 from pathlib import Path
+
+import torch
 
 from ..errors import UserError
 from ..files.checkpoint import save_checkpoint
 from ..model import Model
-from ..upscaling.host import DTYPES
 
 
 def check_name(path: Path) -> None:
@@ -15,9 +15,9 @@ def check_name(path: Path) -> None:
         raise UserError(f"{path}: a checkpoint is a .safetensors file; end the name so")
 
 
-def save(model: Model, options: Namespace) -> None:
-    """Write ``options.output`` in the precision ``options.dtype``; :class:`UserError` if it cannot be written."""
+def save(model: Model, path: Path, dtype: torch.dtype) -> None:
+    """Write a model, its weights in ``dtype``; :class:`UserError` if it cannot be written."""
     try:
-        save_checkpoint(model, options.output, DTYPES[options.dtype])
+        save_checkpoint(model, path, dtype)
     except OSError as error:
-        raise UserError(f"{options.output} cannot be written: {error.strerror or error}; choose another") from error
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another") from error

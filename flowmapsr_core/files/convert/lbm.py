@@ -10,15 +10,15 @@ turned round. Their noise along the bridge is added between steps and is no part
 from pathlib import Path
 
 from ..diffusers_folder import read_tensors, unet_config
-from .source import Source, check_channels
+from .unet import UNetSource, check_channels
 
 PREFIX = "denoiser."
 
 
-def read_lbm(path: Path, names: list[str]) -> Source:
+def read_lbm(path: Path, names: list[str]) -> UNetSource:
     """The UNet of an LBM checkpoint (a safetensors file); every size is in the weights, so its yaml is not needed."""
     tensors = read_tensors(path, PREFIX)
     config = unet_config(path, tensors)
     check_channels(path, tensors)
     dropped = tuple(name for name in names if not name.startswith(PREFIX))
-    return Source(path, "an LBM model", config, tensors, dropped=dropped)
+    return UNetSource(path, "an LBM model", config, tensors, dropped=dropped)

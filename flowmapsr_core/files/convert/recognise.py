@@ -6,11 +6,13 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..diffusers_folder import read_unet
-from ..safetensors_file import is_checkpoint, read_metadata
+from ..safetensors_file import is_checkpoint, is_pickled, read_metadata
+from ..upscaler_file import load_upscaler
 from . import lbm, sdxl
 from .source import Source
+from .upscaler import from_upscaler
 
-WANTED = "an LBM or SDXL model in safetensors"
+WANTED = "an LBM or SDXL model in safetensors, or an upscaler"
 SDXL_LAYER = "add_embedding.linear_1.weight"
 # first match wins
 KINDS = (
@@ -24,11 +26,12 @@ KINDS = (
 
 
 def read_source(path: Path) -> Source:
-    """The weights of an LBM or SDXL model.
+    """The weights of an LBM or SDXL model, or of an upscaler.
 
     Args:
         path: an LBM folder or its safetensors file; an SDXL UNet in diffusers' layout, in ``unet/`` of the folder or in
-            the folder itself; or an SDXL checkpoint in one safetensors file.
+            the folder itself; an SDXL checkpoint in one safetensors file; or an upscaler in such a file or a pickled
+            one.
 
     Raises:
         UserError: it is something else, and what; or it is damaged.
@@ -51,15 +54,20 @@ def read_source(path: Path) -> Source:
 def kind_of(metadata: dict[str, str], names: Iterable[str]) -> str:
     """What tensors of these names are, in words."""
     names = sorted(names)
+    return known_kind(metadata, names) or f"neither: it holds {len(names)} tensors ({', '.join(names[:2])}, ...)"
+
+
+def known_kind(metadata: dict[str, str], names: Iterable[str]) -> str | None:
+    """What tensors of these names are, if it is something that has been met; upscalers are not among that."""
     if is_checkpoint(metadata):
         return "a FlowMapSR checkpoint already"
-    for pattern, kind in KINDS:
-        if any(re.fullmatch(pattern, name) for name in names):
-            return kind
-    return f"neither: it holds {len(names)} tensors ({', '.join(names[:2])}, ...)"
+    kinds = (kind for pattern, kind in KINDS if any(re.fullmatch(pattern, name) for name in names))
+    return next(kinds, None)
 
 
 def _read_file(path: Path) -> Source:
+    if is_pickled(path):
+        return _read_upscaler(path, "a pickled file of something else than an upscaler")
     metadata, shapes = read_metadata(path, WANTED)
     names = list(shapes)
     if any(name.startswith(lbm.PREFIX) for name in names):
@@ -68,4 +76,14 @@ def _read_file(path: Path) -> Source:
         return sdxl.read_single_file(path, names)
     if SDXL_LAYER in names:
         raise UserError(f"{path} is one file of SDXL's UNet; give its folder, with config.json")
-    raise UserError(f"{path} is {kind_of(metadata, names)}; give {WANTED}")
+    kind = kind_of(metadata, names)
+    if known_kind(metadata, names):
+        raise UserError(f"{path} is {kind}; give {WANTED}")
+    return _read_upscaler(path, kind)
+
+
+def _read_upscaler(path: Path, otherwise: str) -> Source:
+    upscaler = load_upscaler(path)
+    if upscaler is None:
+        raise UserError(f"{path} is {otherwise}; give {WANTED}")
+    return from_upscaler(path, upscaler)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..diffusers_folder import read_tensors, unet_config
-from .source import Source, check_channels
+from .unet import UNetSource, check_channels
 
 PREFIX = "model.diffusion_model."  # in single-file checkpoints
 LABEL = PREFIX + "label_emb.0.0.weight"  # SDXL has a label embedding, its predecessors have none
@@ -27,7 +27,7 @@ SIZES = (1024.0, 1024.0, 0.0, 0.0, 1024.0, 1024.0)  # original height and width,
 SIZE_DIM = 256  # of the embedding of each
 
 
-def read_single_file(path: Path, names: list[str]) -> Source:
+def read_single_file(path: Path, names: list[str]) -> UNetSource:
     """The UNet of an SDXL checkpoint in its authors' names."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
@@ -43,7 +43,9 @@ def read_single_file(path: Path, names: list[str]) -> Source:
     return from_unet(path, renamed, {}, others)
 
 
-def from_unet(path: Path, tensors: dict[str, Tensor], settings: dict[str, Any], others: tuple[str, ...] = ()) -> Source:
+def from_unet(
+    path: Path, tensors: dict[str, Tensor], settings: dict[str, Any], others: tuple[str, ...] = ()
+) -> UNetSource:
     """SDXL's UNet without text.
 
     Args:
@@ -64,7 +66,7 @@ def from_unet(path: Path, tensors: dict[str, Tensor], settings: dict[str, Any], 
     bias = kept[TIME_BIAS]
     kept[TIME_BIAS] = bias.float() + _addition(tensors, settings.get("addition_time_embed_dim", SIZE_DIM))
     dropped = tuple(name for name in tensors if name.startswith(ADDED))
-    return Source(path, "SDXL's UNet", config, kept, (TIME_BIAS,), tuple(replaced), (*dropped, *others))
+    return UNetSource(path, "SDXL's UNet", config, kept, (TIME_BIAS,), tuple(replaced), (*dropped, *others))
 
 
 def _projection(width: int, text: Tensor, zero: bool) -> Tensor:
