@@ -34,7 +34,7 @@ FLOORS = {
         ["data", "losses", "learning"],
         ["recipe"],
         ["run"],
-        ["tools"],
+        ["tools", "teach"],
         ["__main__"],
     ],
 }
@@ -124,7 +124,7 @@ def test_requirements_are_the_packages_that_comfyui_does_not_bring():
 
 # What a package is called where it is imported, if not by its name; and what nobody needs for the rest to work.
 PACKAGES = {"PIL": "pillow", "ot": "POT"}
-OPTIONAL = {"flowmapsr_core": {"accelerate", "POT", "transformers"}, "trainer": set(), "nodes": set()}
+OPTIONAL = {"flowmapsr_core": {"accelerate", "POT", "spandrel", "transformers"}, "trainer": set(), "nodes": set()}
 COMFYUI = {"comfy", "comfy_api", "folder_paths"}
 
 

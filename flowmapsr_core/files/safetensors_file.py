@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import UserError
 
 Shapes = dict[str, list[int]]
+JSON = b"{"  # how the header of a safetensors file starts; the 8 bytes before it, its length, may be any
 FORMAT = "flowmapsr"  # what the metadata of a checkpoint call it
 
 
@@ -25,21 +26,29 @@ def is_checkpoint_file(path: Path) -> bool:
         return False
 
 
+def is_pickled(path: Path) -> bool:
+    """Whether there is a file that torch has pickled, by how it starts."""
+    start = _start(path) if path.is_file() else b""
+    return start[8:] != JSON and start.startswith((b"PK", b"\x80"))
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(9)
+
+
 def read_metadata(path: Path, wanted: str = "a FlowMapSR checkpoint") -> tuple[dict[str, str], Shapes]:
     """Metadata and tensor shapes of a safetensors file; :class:`UserError` saying what else it is than ``wanted``."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; give {wanted} (.safetensors)")
-    with path.open("rb") as file:
-        start = file.read(9)
-    json_header = start[8:9] == b"{"  # a safetensors file; the length before it may begin with any byte
-    if not json_header and start.startswith((b"PK", b"\x80")):
+    if is_pickled(path):
         raise UserError(f"{path} is a pickled PyTorch file, which is never loaded; give the .safetensors version")
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, shapes
     except (SafetensorError, OSError) as error:
-        if json_header:
+        if _start(path)[8:] == JSON:
             raise UserError(f"{path} is truncated or damaged ({error}); download or copy it again") from error
         raise UserError(f"{path} is not a safetensors file; give {wanted}") from error
 
