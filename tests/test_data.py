@@ -194,8 +194,8 @@ def test_buckets_follow_the_photographs_shapes_and_budgets_have_their_own_batche
 @pytest.mark.parametrize(("parts", "processes"), [(1, 2), (2, 1), (2, 2)])
 def test_a_step_is_the_same_however_it_is_shared_out(photos, parts, processes):
     crops = crops_of(photos)
-    alone = [crop for batch in StepSampler(crops, 7, 9, 1, 0, 1) for crop in batch]
-    shared = [list(StepSampler(crops, 7, 9, parts, process, processes)) for process in range(processes)]
+    alone = [crop for batch in StepSampler(crops, range(7, 9), 1, 0, 1) for crop in batch]
+    shared = [list(StepSampler(crops, range(7, 9), parts, process, processes)) for process in range(processes)]
     assert [crop for batches in zip(*shared, strict=True) for batch in batches for crop in batch] == alone
 
 
@@ -218,8 +218,9 @@ def test_negative_samples_get_a_milder_target(generator):
     hr = torch.rand(8, 3, 32, 32, generator=generator)
     negative = torch.tensor([True, False] * 4)
     recipe = Degrade(presets={"bicubic": 1.0}, factor=(4, 4), balance=1.0)
-    target, lr, weight = make_pairs(hr, recipe, negative, [generator] * 4)
+    target, lr, weight, small = make_pairs(hr, recipe, negative, [generator] * 4)
     assert torch.equal(target[1::2], hr[1::2])
     assert torch.equal(weight, torch.ones(8))
+    assert [image.shape for image in small] == [(2, 3, 8, 8)] * 4
     milder, full = ((image - hr).square().mean(dim=(1, 2, 3))[::2] for image in (target, lr))
     assert (milder < full).all()

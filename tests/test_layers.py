@@ -34,7 +34,7 @@ FLOORS = {
         ["data", "losses", "learning"],
         ["recipe"],
         ["run"],
-        ["tools"],
+        ["tools", "teach"],
         ["__main__"],
     ],
 }

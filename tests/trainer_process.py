@@ -21,7 +21,9 @@ from flowmapsr.trainer.run.loop import StageRun
 # A server imports torch once, and what it forks has run nothing yet.
 PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
 if os.name == "posix":
-    PROCESSES.set_forkserver_preload(["flowmapsr.trainer.run.loop", "flowmapsr.trainer.learning.adapter", "lpips"])
+    PROCESSES.set_forkserver_preload(
+        ["flowmapsr.trainer.run.loop", "flowmapsr.trainer.learning.adapter", "lpips", "spandrel"]
+    )
 gc.freeze()  # every stage ends with collections, which need not go through all that is imported
 atexit.register(gc.unfreeze)
 TRAIN_STEP = StageRun.train_step
@@ -46,19 +48,19 @@ def arguments(recipe, *overrides):
     return [str(recipe), *(part for override in overrides for part in ("--set", override))]
 
 
-def train(recipe, *overrides, options=()):
-    """A run in this process, where accelerate knows nothing of those before it."""
+def train(recipe, *overrides, options=(), command=main):
+    """A run of the trainer's command, or another of its kind, in this process: accelerate knows nothing of others."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        status = main([*arguments(recipe, *overrides), *options])
+        status = command([*arguments(recipe, *overrides), *options])
     return Done(status, out.getvalue(), err.getvalue())
 
 
-def failure(recipe, *overrides, options=()):
+def failure(recipe, *overrides, **settings):
     """The message that a run in this process ends with."""
-    done = train(recipe, *overrides, options=options)
+    done = train(recipe, *overrides, **settings)
     assert done.status == 2, done
     *_, last = done.err.strip().splitlines()
     assert last.startswith("error: ")
@@ -89,18 +91,18 @@ def stop_at(step, number):
     return train_step
 
 
-def start(recipe, *overrides, log=os.devnull, largest_file=None, sigterm=None, environment=None):
-    """A process that trains and says into ``log`` what it has to say.
+def start(recipe, *overrides, log=os.devnull, largest_file=None, sigterm=None, environment=None, command=main):
+    """A process that trains, or runs another command, and says into ``log`` what it has to say.
 
     It can write no file of more than ``largest_file`` bytes, and gets SIGTERM in the step after ``sigterm``.
     """
     settings = (log, largest_file, sigterm, environment or {})
-    process = PROCESSES.Process(target=_run, args=(arguments(recipe, *overrides), *settings))
+    process = PROCESSES.Process(target=_run, args=(command, arguments(recipe, *overrides), *settings))
     process.start()
     return process
 
 
-def train_on_two(recipe, *overrides, log, sigterm=None, environment=None):
+def train_on_two(recipe, *overrides, log, sigterm=None, environment=None, command=main):
     """A run on two processes, as a launcher starts them; returns the exit statuses and what the first one said.
 
     Only the second gets SIGTERM, in the step after ``sigterm``.
@@ -112,7 +114,7 @@ def train_on_two(recipe, *overrides, log, sigterm=None, environment=None):
     logs = (log, log.with_suffix(".second"))
     ranks = [{**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     processes = [
-        start(recipe, *overrides, log=log, sigterm=signalled, environment=rank)
+        start(recipe, *overrides, log=log, sigterm=signalled, environment=rank, command=command)
         for log, signalled, rank in zip(logs, (None, sigterm), ranks, strict=True)
     ]
     for process in processes:
@@ -120,7 +122,7 @@ def train_on_two(recipe, *overrides, log, sigterm=None, environment=None):
     return [process.exitcode for process in processes], Path(log).read_text()
 
 
-def _run(command, log, largest_file, sigterm, environment):
+def _run(command, options, log, largest_file, sigterm, environment):
     os.environ |= environment
     if sigterm is not None:
         StageRun.train_step = stop_at(sigterm, signal.SIGTERM)
@@ -129,4 +131,4 @@ def _run(command, log, largest_file, sigterm, environment):
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # what FSDP is chosen from
     full = small_files(largest_file) if largest_file else nullcontext()
     with full, open(log, "w") as file, redirect_stdout(file), redirect_stderr(file):
-        sys.exit(main(command))
+        sys.exit(command(options))

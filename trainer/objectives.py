@@ -68,13 +68,24 @@ def eulerian_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor) -
     return v - per_sample(t - s, x_t).to(x_t.dtype) * u_t
 
 
+def straight_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """A teacher's picture in any jump: the velocity of the pair, whatever s is.
+
+    Where x0 is a function of the LR image (a teacher's picture of it, not the HR image) and x_t tells which pair it
+    lies on, as it does where LR is seen too, the flow goes straight from x1 to x0 at one speed. Its average velocity
+    is v over every interval, and one step suffices.
+    """
+    return v
+
+
 JUMPS: dict[str, Objective] = {
     "shortcut": shortcut_target,
     "lagrangian": lagrangian_target,
     "lagrangian-biased": biased_lagrangian_target,
     "eulerian": eulerian_target,
+    "straight": straight_target,
 }
-USE_VELOCITY = frozenset({"lagrangian-biased", "eulerian"})  # the jumps that look at v
+USE_VELOCITY = frozenset({"lagrangian-biased", "eulerian", "straight"})  # the jumps that look at v
 
 
 def guided_velocity(u_negative: Velocity, x_t: Tensor, v: Tensor, t: Tensor, w: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """HR crops for a training step: any step's can be drawn without those before it, so a resumed run goes on as it was."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -170,14 +170,14 @@ def _buckets(photos: Sizes, shapes: list[Shape]) -> dict[Shape, list[Photo]]:
 
 
 class StepSampler(Sampler[list[Crop]]):
-    """The crops of one process, a list per micro-batch, from step ``start`` to ``stop``.
+    """The crops of ``steps`` for one process, a list per micro-batch.
 
     A step's crops are shared out in order, so that several processes, or several micro-batches, see together what one
     would see alone.
     """
 
-    def __init__(self, crops: PhotoCrops, start: int, stop: int, parts: int, process: int, processes: int) -> None:
-        self.crops, self.steps = crops, range(start, stop)
+    def __init__(self, crops: PhotoCrops, steps: Sequence[int], parts: int, process: int, processes: int) -> None:
+        self.crops, self.steps = crops, steps
         self.parts, self.process, self.processes = parts, process, processes
 
     def __iter__(self) -> Iterator[list[Crop]]:

@@ -41,7 +41,7 @@ class Degrade:
 
 def make_pairs(
     hr: Tensor, recipe: Degrade, negative: Tensor, generators: list[Generator]
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Degrade HR crops.
 
     Args:
@@ -51,23 +51,26 @@ def make_pairs(
         generators: CPU generators.
 
     Returns:
-        (target, lr, weight): target and lr (B, 3, H, W) in [0, 1], lr resized to the HR grid; weight (B,) of the
-        sample's loss, ``(factor / 4) ** -balance``.
+        (target, lr, weight, small): target and lr (B, 3, H, W) in [0, 1], lr resized to the HR grid; weight (B,) of the
+        sample's loss, ``(factor / 4) ** -balance``; small, each group's LR images (B / groups, 3, h, w) as they were.
     """
-    targets, lrs, weights = [], [], []
+    targets, lrs, weights, small = [], [], [], []
     parts = zip(hr.chunk(len(generators)), negative.chunk(len(generators)), generators, strict=True)
     for part, milder, generator in parts:
         stages = _draw_preset(recipe, generator)
         factor = _log_uniform(*recipe.factor, generator)
-        lrs.append(_round_trip(part, factor, stages, generator))
-        mild = _round_trip(part, _log_uniform(1.0, factor, generator), stages, generator) if milder.any() else part
+        small.append(degrade(part, factor, stages, generator))
+        lrs.append(_on_hr_grid(small[-1], part, stages, generator))
+        mild = part
+        if milder.any():
+            mild = degrade(part, _log_uniform(1.0, factor, generator), stages, generator)
+            mild = _on_hr_grid(mild, part, stages, generator)
         targets.append(torch.where(milder[:, None, None, None], mild, part))
         weights.append(torch.full((len(part),), (factor / 4) ** -recipe.balance, device=hr.device))
-    return torch.cat(targets), torch.cat(lrs), torch.cat(weights)
+    return torch.cat(targets), torch.cat(lrs), torch.cat(weights), small
 
 
-def _round_trip(hr: Tensor, factor: float, stages: tuple[Degradation, ...], generator: Generator) -> Tensor:
-    lr = degrade(hr, factor, stages, generator)
+def _on_hr_grid(lr: Tensor, hr: Tensor, stages: tuple[Degradation, ...], generator: Generator) -> Tensor:
     return to_hr_grid(lr, (hr.shape[-2], hr.shape[-1]), stages, generator)
 
 

@@ -35,6 +35,11 @@ class TimePairs:
         """Step of the finest grid."""
         return 2.0**-self.levels
 
+    def jump_rows(self, n: int) -> Tensor:
+        """Which of n samples are jumps, (n,) bool: spread evenly over processes and degradations."""
+        count = ((torch.arange(n + 1) * self.jumps) + 1e-6).floor()
+        return count.diff() > 0
+
     def flow_matching(self, n: int, generator: Generator, zero: bool = False) -> tuple[Tensor, Tensor]:
         """t on the finest grid, s = t; both (n,). ``zero``: t = 0 too, where no jump begins but LSD looks at u."""
         t = torch.randint(0 if zero else 1, 2**self.levels + 1, (n,), generator=generator) * self.finest

@@ -12,6 +12,7 @@ from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.host import DTYPES
 from ..data.crops import Data
 from ..data.pairs import Degrade
+from ..data.teacher import Teacher
 from ..data.time_pairs import TimePairs
 from ..learning.schedule import Optimizer
 from ..losses.adversarial import Adversarial
@@ -70,6 +71,11 @@ class Stage:
         check(0 <= self.keep < 1, "stages: keep is a share, at least 0 and below 1")
         check(not self.keep or self.kind != "adversarial", "stages: keep is not for a LoRA, which has a scale for that")
 
+    @property
+    def straight(self) -> bool:
+        """Whether its jumps go straight to a teacher's pictures."""
+        return self.objective == "straight" and self.kind != "flow-matching"
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -124,6 +130,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     data: Data = field(default_factory=Data)
     degrade: Degrade = field(default_factory=Degrade)
+    teacher: Teacher = field(default_factory=Teacher)
     times: TimePairs = field(default_factory=TimePairs)
     guidance: Guidance = field(default_factory=Guidance)
     loss: Loss = field(default_factory=Loss)
@@ -143,6 +150,10 @@ class Recipe:
         check(bool(self.model or self.start_from), "a recipe needs a [model] section or start_from")
         check(self.seed >= 0, "seed must be 0 or more")
         check("self-distillation" not in kinds or self.times.jumps > 0, "times.jumps must be above 0 for such a stage")
+        straight = any(stage.straight for stage in self.stages)
+        check(bool(self.teacher.upscaler) or not straight, 'stages: objective "straight" needs a [teacher]')
+        used = self.teacher.of == "all" or (straight and self.times.jumps > 0)
+        check(used, 'teacher.of is "jumps": give a stage objective = "straight", and times.jumps above 0')
         for budget in self.data.budgets:
             even = budget.batch % self.degrade.groups == 0
             check(even, f"data.budgets.batch ({budget.batch}) must be a multiple of degrade.groups")
@@ -171,6 +182,16 @@ class Recipe:
     def first_step(self, index: int) -> int:
         """Step, counted over the whole run, at which stage ``index`` begins."""
         return sum(stage.steps for stage in self.stages[:index])
+
+    def is_taught(self, index: int) -> bool:
+        """Whether the teacher gives targets in stage ``index``."""
+        return bool(self.teacher.upscaler) and (self.teacher.of == "all" or self.stages[index].straight)
+
+    def pair_steps(self, index: int) -> list[int]:
+        """For each step of stage ``index``, the step whose pairs it draws: itself, or one of ``teacher.steps``."""
+        first = self.first_step(index)
+        repeat = self.teacher.steps if self.is_taught(index) else 0
+        return [step % repeat if repeat else step for step in range(first, first + self.stages[index].steps)]
 
     @property
     def flow_steps(self) -> int:

@@ -1,6 +1,7 @@
 """One training batch: pairs, times, guidance, and the target that the network's output is compared with."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +15,17 @@ from ..objectives import JUMPS, USE_VELOCITY, flow_matching_target, guided_veloc
 from ..recipe.recipe import Recipe, Stage
 
 GUIDED = ("guided", "adversarial")  # stages whose velocities are guided
+# The teacher's pictures (n, 3, H, W) of each group's LR images, those that a mask (B,) picks, at a size (H, W).
+Teach = Callable[[list[Tensor], Tensor, tuple[int, int]], Tensor]
 
 
 @dataclass
 class Draws:
-    """What is drawn for each sample of a step: t, s, w (B,) float32, negative, jump (B,) bool, place (B, 2).
+    """What is drawn for each sample of a step: t, s, w (B,) float32, negative, jump (B,) bool, place (B, 2), noise (B,)
+    int64.
 
     Jumps have s < t, the rest (flow matching) s = t. ``w`` is the guidance of the target, ``place`` in [0, 1) where
-    the perceptual loss looks.
+    the perceptual loss looks, ``noise`` the seed of that at the LR end.
     """
 
     t: Tensor
@@ -30,6 +34,7 @@ class Draws:
     negative: Tensor
     jump: Tensor
     place: Tensor
+    noise: Tensor
 
     def rows(self, rows: slice | Tensor, device: torch.device | None = None) -> "Draws":
         """Some of the samples, on a device."""
@@ -46,15 +51,13 @@ def draw(recipe: Recipe, stage: Stage, batch: int, generator: Generator) -> Draw
         low = high if recipe.guidance.mode == "fixed" else low
         w = low + (high - low) * torch.rand(batch, generator=generator)
         w[(torch.rand(batch, generator=generator) < recipe.guidance.none) | negative] = 1.0
-    # spread evenly, so that every process and every degradation gets its part of them
-    share = 0.0 if stage.kind == "flow-matching" else recipe.times.jumps
-    count = ((torch.arange(batch + 1) * share) + 1e-6).floor()
-    jump = count.diff() > 0
+    jump = recipe.times.jump_rows(batch) & (stage.kind != "flow-matching")
     t, s = recipe.times.flow_matching(batch, generator, zero=stage.objective == "lagrangian")
     pairs = recipe.times.shortcut if stage.objective == "shortcut" else recipe.times.intervals
     jump_t, jump_s = pairs(batch, generator)
     place = torch.rand(batch, 2, generator=generator)
-    return Draws(torch.where(jump, jump_t, t), torch.where(jump, jump_s, s), w, negative, jump, place)
+    noise = torch.randint(2**62, (batch,), generator=generator)
+    return Draws(torch.where(jump, jump_t, t), torch.where(jump, jump_s, s), w, negative, jump, place, noise)
 
 
 @dataclass
@@ -62,7 +65,8 @@ class Batch:
     """States of a micro-batch, which begin with latents (B, C, H, W), and what was drawn for it.
 
     Attributes:
-        x0, x1: the HR and the LR end of the pairs; a negative sample's x0 is its milder degradation.
+        x0, x1: the HR and the LR end of the pairs; a negative sample's x0 is its milder degradation, a taught one's the
+            teacher's picture.
         x_t, v: interpolant at t and its velocity.
         hr: x0 as an image (B, 3, H, W) in [0, 1].
         weight: of the sample's loss (B,).
@@ -79,19 +83,25 @@ class Batch:
     seen: Tensor
 
 
-def make_batch(hr: Tensor, draws: Draws, recipe: Recipe, model: Model, generators: list[Generator]) -> Batch:
+def make_batch(
+    hr: Tensor, draws: Draws, recipe: Recipe, model: Model, generators: list[Generator], teach: Teach | None = None
+) -> Batch:
     """Degrade HR crops (B, 3, H, W) in [0, 1], a group of them for each generator, and place them in time."""
-    target, lr, weight = make_pairs(hr, recipe.degrade, draws.negative, generators)
+    target, lr, weight, small = make_pairs(hr, recipe.degrade, draws.negative, generators)
+    taught = ~draws.negative & (draws.jump | (recipe.teacher.of == "all"))
+    if teach is not None and taught.any():
+        target[taught] = teach(small, taught, (hr.shape[-2], hr.shape[-1]))
     x0, lr = model.codec.encode(target), model.codec.encode(lr)
-    x0, x1 = model.method.ends(x0, lr, _noise_like(lr, generators) if model.method.noise else None)
+    x0, x1 = model.method.ends(x0, lr, _noise_like(lr, draws.noise) if model.method.noise else None)
     seen = draws.w if recipe.guidance.mode == "input" else torch.ones_like(draws.w)
     x_t, v = interpolant(x0, x1, draws.t), conditional_velocity(x0, x1)
     return Batch(draws, x0, x1, x_t, v, target, weight, seen)
 
 
-def _noise_like(latents: Tensor, generators: list[Generator]) -> Tensor:
-    parts = zip(latents.chunk(len(generators)), generators, strict=True)
-    return torch.cat([torch.randn(part.shape, generator=generator) for part, generator in parts]).to(latents.device)
+def _noise_like(latents: Tensor, seeds: Tensor) -> Tensor:
+    """Noise of the latents' shape, each sample's from its own seed: pairs that come again meet another."""
+    generators = (Generator().manual_seed(seed) for seed in seeds.tolist())
+    return torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(latents.device)
 
 
 @torch.no_grad()
@@ -124,6 +134,11 @@ def _some(rows: Tensor) -> Tensor:
 def bind(model, w: Tensor, negative: Tensor) -> Velocity:
     """The model with its conditioning bound, float32 out."""
     return lambda x, t, s: model(x, t, s, w, negative).float()
+
+
+def pair_generators(recipe: Recipe, step: int, groups: range) -> list[Generator]:
+    """What the pairs of some groups of a step are drawn from."""
+    return [generator_of(recipe.seed, step, 1 + group) for group in groups]
 
 
 def generator_of(*key: int) -> Generator:

@@ -47,6 +47,8 @@ def export(model: Model, recipe: Recipe, index: int, step: int, done: bool) -> N
         "stages": [asdict(stage) for stage in recipe.stages[: index + 1]],
         "guidance": recipe.guidance.mode,
     }
+    if any(recipe.is_taught(stage) for stage in range(index + 1)):
+        info["training"]["teacher"] = Path(recipe.teacher.upscaler).name
     info["training"]["learned_guidance"] = bool(learned_guidance(info["training"]) or model.info.get("guided_before"))
     result = result_file(recipe, stage)
     if stage.kind == "adversarial":

@@ -24,12 +24,13 @@ from ..learning.schedule import lr_factor
 from ..losses.adversarial import SMALLEST
 from ..recipe.recipe import Recipe
 from .accelerator import start_accelerator, track_picture
-from .batch import GUIDED, Batch, draw, generator_of, make_batch
+from .batch import GUIDED, Batch, draw, generator_of, make_batch, pair_generators
 from .export import export, result_file, stage_file, start_of
 from .learner import AdversarialLearner, Learner
 from .start import build_model, keep_start
 from .state import append_log, claim_folder, drop_state, load_state, save_state, trim_log, written
 from .stopping import Stopped, StopSignal, outlive_signals
+from .teaching import Teaching
 from .validation import load_crops, save_png, validate
 from .watch import LossWatch
 
@@ -82,6 +83,9 @@ class StageRun:
         sizes, unreadable = photos()
         beside = int(os.environ.get("LOCAL_WORLD_SIZE") or self.accelerator.num_processes)
         self.crops = PhotoCrops(recipe.data, sizes, codec.factor * network.stride, recipe.seed, beside)
+        self.pairs = recipe.pair_steps(index)
+        taught = recipe.is_taught(index)
+        self.teaching = Teaching(recipe, self.crops, self.pairs, self.accelerator.device) if taught else None
         validates = bool(recipe.data.validation) and self.accelerator.is_main_process
         self.validation = load_crops(Path(recipe.data.validation)) if validates else None
         self.learner = self.make_learner(self.model)
@@ -180,10 +184,8 @@ class StageRun:
 
     def loader(self) -> DataLoader:
         """This process's crops from here on, a micro-batch at a time."""
-        accelerator, end = self.accelerator, self.first + self.stage.steps
-        sampler = StepSampler(
-            self.crops, self.step, end, self.parts, accelerator.process_index, accelerator.num_processes
-        )
+        accelerator, left = self.accelerator, self.pairs[self.done :]
+        sampler = StepSampler(self.crops, left, self.parts, accelerator.process_index, accelerator.num_processes)
         return DataLoader(
             self.crops,
             batch_sampler=sampler,
@@ -196,12 +198,14 @@ class StageRun:
     def micro_batch(self, hr: Tensor, part: int) -> Batch:
         """Crops (B, 3, H, W) with this process's share of what is drawn for the whole step."""
         recipe, accelerator, n = self.recipe, self.accelerator, len(hr)
-        parts = self.parts * accelerator.num_processes
+        parts, pairs = self.parts * accelerator.num_processes, self.pairs[self.done]
         place, groups = part * accelerator.num_processes + accelerator.process_index, recipe.degrade.groups // parts
         draws = draw(recipe, self.stage, n * parts, generator_of(recipe.seed, self.step))
-        own = draws.rows(slice(place * n, (place + 1) * n), accelerator.device)
-        generators = [generator_of(recipe.seed, self.step, 1 + place * groups + group) for group in range(groups)]
-        return make_batch(hr.to(accelerator.device, non_blocking=True), own, recipe, self.model, generators)
+        own = slice(place * n, (place + 1) * n)
+        generators = pair_generators(recipe, pairs, range(place * groups, (place + 1) * groups))
+        teach = self.teaching.of(pairs, own, n * parts) if self.teaching else None
+        hr, draws = hr.to(accelerator.device, non_blocking=True), draws.rows(own, accelerator.device)
+        return make_batch(hr, draws, recipe, self.model, generators, teach)
 
     def checkpoint(self, progress: tqdm) -> None:
         """Validate, log and save."""

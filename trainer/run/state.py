@@ -27,7 +27,14 @@ DAMAGED = (RuntimeError, KeyError, ValueError, OSError, EOFError, SafetensorErro
 # in what safetensors and torch say, which have errors of their own for a disk that is full
 UNWRITTEN = ("I/O error", "IoError", "PytorchStreamWriter", "inline_container", "iostream error")
 # of no consequence for the weights
-FREE = ("output", "data.validation", "data.workers", "optimizer.accumulate", "optimizer.checkpoint_activations")
+FREE = (
+    "output",
+    "data.validation",
+    "data.workers",
+    "teacher.cache",
+    "optimizer.accumulate",
+    "optimizer.checkpoint_activations",
+)
 
 
 class Numbers(Protocol):
@@ -170,7 +177,7 @@ def written(folder: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"could not write to {folder} ({error}); make room there and run the same command again: it goes on "
-            f"from the last good checkpoint"
+            f"from what was written before"
         ) from error
 
 

@@ -1,0 +1,159 @@
+"""A stage's teacher: it is asked for its pictures, or they are read from a cache that ``..teach`` has filled."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...flowmapsr_core.atomic import remove_partials, write_text
+from ...flowmapsr_core.errors import UserError
+from ..data.crops import PhotoCrops
+from ..data.photos import to_tensor
+from ..data.teacher import Upscaler
+from ..recipe.recipe import Recipe
+from .batch import Teach
+from .state import written
+from .validation import make_grid, save_png
+
+MADE_OF = "made-of.json"
+
+
+class Teaching:
+    """What gives the micro-batches of a stage their teacher's pictures.
+
+    Args:
+        pairs: steps whose pairs the stage draws.
+
+    Raises:
+        UserError: the teacher is none, or the cache is another's or not filled.
+    """
+
+    def __init__(self, recipe: Recipe, crops: PhotoCrops, pairs: list[int], device: torch.device) -> None:
+        self.recipe = recipe
+        self.cache = Cache(recipe, crops) if recipe.teacher.cache else None
+        if self.cache:
+            self.cache.check(pairs)
+        else:
+            self.upscaler = Upscaler(Path(recipe.teacher.upscaler).expanduser(), device)
+
+    def of(self, step: int, own: slice, batch: int) -> Teach:
+        """What gives the samples ``own`` of a step's ``batch`` theirs; ``step`` is that whose pairs are drawn."""
+        cache = self.cache
+        if cache is None:
+            return self.upscaler.of_groups
+        place = taught_rows(self.recipe, batch).cumsum(0) - 1  # of each sample's picture in the file
+        return lambda _, rows, size: cache.read(step, size[0])[place[own][rows.cpu()]].to(rows.device)
+
+
+def taught_rows(recipe: Recipe, batch: int) -> Tensor:
+    """Samples of a step (batch,) bool to which the teacher may give a target, whichever of them are negative."""
+    return torch.ones(batch, dtype=torch.bool) if recipe.teacher.of == "all" else recipe.times.jump_rows(batch)
+
+
+class Cache:
+    """A folder of PNG files, one a step: the teacher's pictures of its pairs, below one another.
+
+    Beside them lies what they are made of, as :func:`made_of` says.
+    """
+
+    def __init__(self, recipe: Recipe, crops: PhotoCrops) -> None:
+        self.folder = Path(recipe.teacher.cache).expanduser()
+        self.made_of = made_of(recipe, crops)
+
+    def claim(self) -> None:
+        """Begin to fill the folder, or go on; :class:`UserError` if it is another teacher's or recipe's."""
+        path = self.folder / MADE_OF
+        with written(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_partials(self.folder)
+            if not path.exists():
+                write_text(path, json.dumps(self.made_of, indent=1))
+        self._compare()
+
+    def check(self, steps: Iterable[int]) -> None:
+        """Raise :class:`UserError` unless the pictures of all steps are there, of this teacher and recipe."""
+        if (self.folder / MADE_OF).exists():
+            self._compare()
+        steps = set(steps)
+        missing = len(self.missing(steps))
+        if missing:
+            raise UserError(
+                f"teacher.cache: {self.folder} holds the pictures of {len(steps) - missing} of {len(steps)} steps; run "
+                f"python -m flowmapsr.trainer.teach with the same recipe, which makes the rest"
+            )
+
+    def missing(self, steps: Iterable[int]) -> list[int]:
+        """Those of the steps whose pictures are not there, in order."""
+        there = {path.name for path in self.folder.glob("*.png")}
+        return sorted(step for step in steps if self._file(step).name not in there)
+
+    def write(self, step: int, pictures: Tensor) -> None:
+        """Keep the pictures (n, 3, H, W) of a step's :func:`taught_rows`."""
+        with written(self.folder):
+            save_png(make_grid([pictures]), self._file(step))
+
+    def read(self, step: int, height: int) -> Tensor:
+        """The pictures (n, 3, height, W) of a step. Raises :class:`UserError` if the file is damaged."""
+        path = self._file(step)
+        try:
+            with Image.open(path) as image:
+                return to_tensor(image).unflatten(1, (-1, height)).movedim(1, 0)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); delete it and run python -m flowmapsr.trainer.teach with the same "
+                f"recipe, which makes it again"
+            ) from error
+
+    def _file(self, step: int) -> Path:
+        return self.folder / f"{step:06d}.png"
+
+    def _compare(self) -> None:
+        path = self.folder / MADE_OF
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"teacher.cache: {path} cannot be read ({error}); give another folder") from error
+        key = next((key for key in self.made_of if self.made_of[key] != there.get(key)), "")
+        if key:
+            raise UserError(
+                f"teacher.cache: {self.folder} holds pictures of another recipe: {key} is {there.get(key)!r} there, "
+                f"{self.made_of[key]!r} now; give another folder, or delete that one"
+            )
+
+
+def made_of(recipe: Recipe, crops: PhotoCrops) -> dict[str, Any]:
+    """All that a step's pictures follow from, by the recipe's keys as JSON has it; files by hashes."""
+    data, degrade, teacher = recipe.data, recipe.degrade, recipe.teacher
+    folder, upscaler = (Path(path).expanduser() for path in (data.photos, teacher.upscaler))
+    buckets = [
+        (shape, [(str(Path(photo.path).relative_to(folder)), photo.member) for photo in photos])
+        for _, buckets in crops.budgets
+        for shape, photos in buckets.items()
+    ]
+    if not upscaler.is_file():
+        raise UserError(f"teacher.upscaler: {upscaler}: no such file")
+    values = {
+        "seed": recipe.seed,
+        "teacher.upscaler": _hash(upscaler.read_bytes()),
+        "teacher.of": teacher.of,
+        "times.jumps": recipe.times.jumps if teacher.of == "jumps" else None,
+        "data.budgets": [(budget.side, budget.batch) for budget in data.budgets],
+        "data.aspect": data.aspect,
+        "data.zoom": data.zoom,
+        "data.tone": data.tone,
+        "degrade.presets": degrade.presets,
+        "degrade.factor": degrade.factor,
+        "degrade.groups": degrade.groups,
+        "crops": [shape for shape, _ in buckets],
+        "data.photos": _hash(json.dumps(buckets).encode()),
+    }
+    return json.loads(json.dumps(values))
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
