@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flowmapsr.flowmapsr_core.images import resize as module
-from flowmapsr.flowmapsr_core.images.resize import RESIZE_MODES, resize
+from flowmapsr.flowmapsr_core.images.resize import RESIZE_MODES, resize, shrink_back
 from live_memory import LiveMemory
 
 
@@ -26,3 +26,20 @@ def test_a_device_that_cannot_resize_all_leaves_it_to_the_cpu(mode, monkeypatch)
 
 def test_apples_gpus_are_among_them():
     assert "mps" in module.ON_CPU
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (5, 64), (37, 16)])
+def test_an_enlarged_image_is_shrunk_back_to_what_it_was(height, width, generator):
+    image = torch.rand(2, 3, height, width, generator=generator)
+    for factor in (2, 4):
+        enlarged = resize(image, (factor * height, factor * width))
+        assert torch.allclose(shrink_back(enlarged, factor), image, atol=1e-5)
+
+
+def test_of_any_other_image_no_shrunk_one_enlarges_to_a_closer_one(generator):
+    image = torch.rand(1, 1, 24, 32, generator=generator)
+    shrunk = shrink_back(image, 4)
+    distance = (resize(shrunk, (24, 32)) - image).norm()
+    for _ in range(20):
+        other = shrunk + 0.01 * torch.randn(shrunk.shape, generator=generator)
+        assert (resize(other, (24, 32)) - image).norm() > distance

@@ -20,7 +20,8 @@ def run(options: Namespace) -> int:
     else:
         log.warning(
             f"{options.output} will not say which licence it is under: give that of {options.source} with --license "
-            f"(LBM's own models are under cc-by-nc-4.0, SDXL is under openrail++, Real-ESRGAN's are under BSD-3-Clause)"
+            f"(LBM's own models are under cc-by-nc-4.0, SDXL is under openrail++, Real-ESRGAN's are under "
+            f"BSD-3-Clause, CTMSR's code is under MIT)"
         )
     save(model, options.output, model.dtype)
     print(summary(source, model))

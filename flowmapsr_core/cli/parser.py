@@ -86,8 +86,8 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE",
-        help="Compact or ESRGAN upscaler (.safetensors, .pth); LBM folder; SDXL in diffusers' layout or as one "
-        ".safetensors file")  # fmt: skip
+        help="Compact or ESRGAN upscaler (.safetensors, .pth); CTMSR.pth; LBM folder; SDXL in diffusers' layout or as "
+        "one .safetensors file")  # fmt: skip
     add("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
     add("--vae", type=Path, metavar="PATH", help="VAE to put in (a .safetensors file, or a folder)")
     add("--bake-prompts", type=Path, metavar="FOLDER",

@@ -1,13 +1,12 @@
 """Upscalers of the community, by spandrel: it knows the architectures they have, and tells them by their weights."""
 
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import load_file
 
 from ..errors import UserError
+from .pickled import read_pickled
 from .safetensors_file import is_pickled, read_metadata
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def load_upscaler(path: Path) -> "ModelDescriptor | None":
         raise UserError(
             f"whether {path} is an upscaler is for spandrel to say ({error}); pip install 'flowmapsr[upscalers]'"
         ) from error
-    tensors = _unpickled(path) if is_pickled(path) else _loaded(path)
+    tensors = read_pickled(path) if is_pickled(path) else _loaded(path)
     try:
         return ModelLoader().load_from_state_dict(tensors)
     except UnsupportedModelError:
@@ -42,20 +41,3 @@ def load_upscaler(path: Path) -> "ModelDescriptor | None":
 def _loaded(path: Path) -> dict[str, Any]:
     read_metadata(path, "an upscaler")  # which says what is wrong with a file
     return load_file(path)
-
-
-def _unpickled(path: Path) -> dict[str, Any]:
-    if torch.__version__ < (2, 6):  # pyright: ignore[reportOperatorIssue]
-        raise UserError(f"{path} is a pickled file, safe to load from torch 2.6 on; update it (CVE-2025-32434)")
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds more than weights, which might be code and is never loaded; give a .safetensors version"
-        ) from error
-    except Exception as error:  # a zip archive and a pickle can be damaged in many ways
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is truncated or damaged ({reason}); download or copy it again") from error
-    if not isinstance(tensors, dict):
-        raise UserError(f"{path} holds no weights by name, but a {type(tensors).__name__}")
-    return tensors

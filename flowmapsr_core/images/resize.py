@@ -1,5 +1,6 @@
 """Resampling of images (B, C, H, W)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +23,29 @@ def resize(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tenso
     if mode == "area":
         return F.interpolate(image, size, mode="area")
     return F.interpolate(image, size, mode=mode, antialias=True)
+
+
+def shrink_back(image: Tensor, factor: int) -> Tensor:
+    """The small image whose bicubic enlargement by ``factor`` comes closest to an image, by least squares.
+
+    :func:`resize` is linear, with a matrix E along each axis, and ``(E' E)^-1 E'`` is a left inverse of it: of an
+    enlargement by that factor the result is the image that was enlarged, of any other image one that was shrunk.
+
+    Args:
+        image: (B, C, H, W), H and W multiples of ``factor``.
+
+    Returns:
+        (B, C, H / factor, W / factor) float32.
+    """
+    rows, columns = (_left_inverse(side // factor, factor).to(image.device) for side in image.shape[-2:])
+    return rows @ image.float() @ columns.T
+
+
+def _left_inverse(length: int, factor: int) -> Tensor:
+    """Of the enlargement of ``length`` pixels along an axis, (length, factor * length)."""
+    pixels = torch.eye(length, dtype=torch.float64, device="cpu")
+    enlarge = resize(pixels[None, None], (factor * length, length))[0, 0]
+    return torch.linalg.solve(enlarge.T @ enlarge, enlarge.T).float()
 
 
 def resize_alpha(alpha: Tensor, like: Tensor) -> Tensor:

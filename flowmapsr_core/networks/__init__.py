@@ -17,17 +17,26 @@ A new one is a file here and a line below.
 from typing import TypeAlias
 
 from .compactnet import CompactNet, CompactNetConfig
+from .ctmsrnet import CTMSRNet, CTMSRNetConfig
 from .flops import flops
 from .localnet import LocalNet, LocalNetConfig
 from .rrdbnet import RRDBNet, RRDBNetConfig
 from .unet import PRESETS, UNet, UNetConfig
 
-Network: TypeAlias = LocalNet | UNet | CompactNet | RRDBNet
-NETWORKS = {"LocalNet": LocalNet, "UNet": UNet, "CompactNet": CompactNet, "RRDBNet": RRDBNet}
+Network: TypeAlias = LocalNet | UNet | CompactNet | RRDBNet | CTMSRNet
+NETWORKS = {
+    "LocalNet": LocalNet,
+    "UNet": UNet,
+    "CompactNet": CompactNet,
+    "RRDBNet": RRDBNet,
+    "CTMSRNet": CTMSRNet,
+}
 
 __all__ = [
     "NETWORKS",
     "PRESETS",
+    "CTMSRNet",
+    "CTMSRNetConfig",
     "CompactNet",
     "CompactNetConfig",
     "LocalNet",

@@ -1,8 +1,9 @@
-"""FlowMapSR checkpoints made of other models: Latent Bridge Matching, Stable Diffusion XL, and upscalers.
+"""FlowMapSR checkpoints made of other models: CTMSR, Latent Bridge Matching, Stable Diffusion XL, and upscalers.
 
-Their weights are where training starts. An LBM model is a FlowMapSR model that knows no s, guidance and prompt; so is
-an upscaler, once it looks at enlarged pictures; SDXL's UNet predicts noise, which is a start no more. A new kind of
-source is a file here, and what tells it from the others in :mod:`.recognise`.
+CTMSR's model is one of ours as it is, by its method. Of the others the weights are where training starts. An LBM model
+is a FlowMapSR model that knows no s, guidance and prompt; so is an upscaler, once it looks at enlarged pictures; SDXL's
+UNet predicts noise, which is a start no more. A new kind of source is a file here, and what tells it from the others in
+:mod:`.recognise`.
 """
 
 from pathlib import Path

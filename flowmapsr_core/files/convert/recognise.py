@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ...errors import UserError
 from ..diffusers_folder import read_unet
+from ..pickled import read_pickled
 from ..safetensors_file import is_checkpoint, is_pickled, read_metadata
 from ..upscaler_file import load_upscaler
-from . import lbm, sdxl
+from . import ctmsr, lbm, sdxl
 from .source import Source
 from .upscaler import from_upscaler
 
@@ -26,12 +27,12 @@ KINDS = (
 
 
 def read_source(path: Path) -> Source:
-    """The weights of an LBM or SDXL model, or of an upscaler.
+    """The weights of an LBM or SDXL model, of CTMSR's network or of an upscaler.
 
     Args:
         path: an LBM folder or its safetensors file; an SDXL UNet in diffusers' layout, in ``unet/`` of the folder or in
-            the folder itself; an SDXL checkpoint in one safetensors file; or an upscaler in such a file or a pickled
-            one.
+            the folder itself; an SDXL checkpoint in one safetensors file; CTMSR's pickled file; or an upscaler in one
+            or the other kind of file.
 
     Raises:
         UserError: it is something else, and what; or it is damaged.
@@ -67,6 +68,9 @@ def known_kind(metadata: dict[str, str], names: Iterable[str]) -> str | None:
 
 def _read_file(path: Path) -> Source:
     if is_pickled(path):
+        saved = read_pickled(path)
+        if ctmsr.weights_in(saved):
+            return ctmsr.read_ctmsr(path, saved)
         return _read_upscaler(path, "a pickled file of something else than an upscaler")
     metadata, shapes = read_metadata(path, WANTED)
     names = list(shapes)
