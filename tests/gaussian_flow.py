@@ -2,6 +2,9 @@
 
 import torch
 
+# what some objectives take beside the times: how far they look ahead
+STEPS = {name: {"step": torch.tensor(1 / 16, dtype=torch.float64)} for name in ("trajectory", "consistency")}
+
 
 def column(time):
     """A time (B,) that broadcasts over (B, C, H, W)."""

@@ -17,7 +17,7 @@ from flowmapsr.flowmapsr_core.networks import PRESETS, LocalNet, UNet
 from flowmapsr.flowmapsr_core.upscaling.pipeline import noise_like
 from flowmapsr.flowmapsr_core.upscaling.tiling import HaloTiling
 from flowmapsr.trainer.objectives import JUMPS
-from gaussian_flow import GaussianFlow, column
+from gaussian_flow import STEPS, GaussianFlow, column
 from safetensors.torch import load_file
 from trainer_process import failure, start, train
 
@@ -65,7 +65,7 @@ def test_lr_rides_along_untouched(latents):
     tiled = HaloTiling(2, 1, 1).velocity(u)
     assert torch.equal(sample(tiled, state1, 4)[:, 3:], lr)
     for name, target in JUMPS.items():
-        assert (target(u, x_t, v, t, s)[:, 3:] == 0).all(), name
+        assert (target(u, x_t, v, t, s, **STEPS.get(name, {}))[:, 3:] == 0).all(), name
 
 
 @pytest.mark.parametrize("t", [0.0, 0.1, 1 / 3, 2 / 3, 1.0])

@@ -12,7 +12,7 @@ from flowmapsr.trainer.objectives import (
     lagrangian_target,
     shortcut_target,
 )
-from gaussian_flow import GaussianFlow, GuidedFlow, column
+from gaussian_flow import STEPS, GaussianFlow, GuidedFlow, column
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
@@ -84,7 +84,7 @@ def test_flow_matching_target_is_the_velocity(case):
 @pytest.mark.parametrize("name", JUMPS)
 def test_only_some_jumps_look_at_the_velocity(case, name):
     flow, x, t, s = case
-    targets = [JUMPS[name](flow.u, x, v, t, s) for v in (x, x + 1)]
+    targets = [JUMPS[name](flow.u, x, v, t, s, **STEPS.get(name, {})) for v in (x, x + 1)]
     assert torch.equal(*targets) == (name not in USE_VELOCITY)
 
 
@@ -115,8 +115,10 @@ def test_the_gradient_pass_keeps_fused_attention_and_checkpointing(case, name):
         return checkpoint(attention, scale * x, t, s, use_reentrant=False)
 
     with torch.no_grad():
-        target = JUMPS[name](u, x, x, t, s)
-    assert fused == {"shortcut": [True, True], "lagrangian": [False, True], "straight": []}.get(name, [False])
+        target = JUMPS[name](u, x, x, t, s, **STEPS.get(name, {}))
+    calls = {"shortcut": [True] * 2, "lagrangian": [False, True], "straight": []}
+    calls |= {"trajectory": [True] * 3, "consistency": [True]}
+    assert fused == calls.get(name, [False])
     (u(x, t, s) - target).square().mean().backward()
     assert fused[-1]
     assert scale.grad is not None

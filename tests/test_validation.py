@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.trainer.run.validation import CROP, load_crops, score, validate
+from flowmapsr.flowmapsr_core.method.methods import CTMSR
+from flowmapsr.trainer.run.validation import CROP, UNGUIDED, distinct, load_crops, score, validate
 
 
 def test_scores_of_known_errors(photo):
@@ -33,6 +34,12 @@ def test_guidance_is_measured_where_it_was_learned(small_model, photos):
         f"{preset}/balanced/{figure}" for preset in ("bicubic", "flowmapsr") for figure in ("hf", "gain")
     }
     assert more["bicubic/balanced/gain"] != more["bicubic/2/gain"]  # w = 2 against w = 1
+
+
+def test_a_method_of_one_step_is_measured_by_that_alone(small_model):
+    assert list(distinct(small_model, UNGUIDED)) == ["mean", "1", "2", "4"]
+    small_model.flow.method = CTMSR()
+    assert list(distinct(small_model, UNGUIDED)) == ["mean", "1"]
 
 
 def test_a_damaged_photograph_is_said(photos):

@@ -1,4 +1,5 @@
-"""Training targets for the average velocity ``u(x_t, t, s)`` (arXiv 2601.16660, section 3).
+"""Training targets for the average velocity ``u(x_t, t, s)``: FlowMapSR's (arXiv 2601.16660, section 3), OFTSR's
+(arXiv 2412.09465) and CTMSR's (arXiv 2503.20349).
 
 Every target is a pure function ``(u, x_t, v, t, s) -> target``:
 
@@ -10,8 +11,8 @@ The loss is the mean squared error of ``u(x_t, t, s)`` to it. None of them is di
 ``torch.no_grad()`` (forward-mode derivatives work there) and take the gradient in an ordinary pass of its own.
 
 Guidance needs no targets of its own. Flow matching and the jumps in ``USE_VELOCITY`` match a velocity: give them
-:func:`guided_velocity` as ``v``. The other jumps (SSD, LSD) do not look at ``v``: they pass on what flow matching
-taught a ``u`` that has the positive prompt and the scale bound.
+:func:`guided_velocity` as ``v``. The other jumps (SSD, LSD, OFTSR's) do not look at ``v``: they pass on what flow
+matching taught a ``u`` that has the positive prompt and the scale bound.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..flowmapsr_core.method.flow import Velocity, per_sample
 
-Objective = Callable[[Velocity, Tensor, Tensor, Tensor, Tensor], Tensor]
+Objective = Callable[..., Tensor]
 
 
 def flow_matching_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -78,14 +79,52 @@ def straight_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor) -
     return v
 
 
+def trajectory_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor, step: Tensor) -> Tensor:
+    """Distillation along a trajectory (OFTSR, arXiv 2412.09465, with its midpoint steps; there t = 1).
+
+    The jump to ``m = min(s + step, t)`` is prolonged to s by a midpoint step of the instantaneous velocity: the target
+    is ``[(t - m) u(x_t, t, m) + (m - s) u(x_h, h, h)] / (t - s)``, with ``x_m = X(x_t; t -> m)``, ``h = (m + s) / 2``
+    and ``x_h = x_m - (m - h) u(x_m, m, m)``. As the step tends to zero it moves u as LSD does, without a derivative.
+    On the diagonal u gets one tensor as t and s: there a frozen teacher may answer for it.
+
+    Args:
+        step: (B,), what the target goes beyond a jump that u itself makes.
+    """
+    m = torch.minimum(s + step, t)
+    h = (m + s) / 2
+    jump = u(x_t, t, m)
+    x_m = x_t - per_sample(t - m, x_t).to(x_t.dtype) * jump
+    x_h = x_m - per_sample(m - h, x_t).to(x_t.dtype) * u(x_m, m, m)
+    return _joined(jump, u(x_h, h, h), t, m, s)
+
+
+def consistency_target(u: Velocity, x_t: Tensor, v: Tensor, t: Tensor, s: Tensor, step: Tensor) -> Tensor:
+    """Consistency training (CTMSR, arXiv 2503.20349; there s = 0): to where u leads from the pair's path a step on.
+
+    With ``r = max(t - step, s)`` the target is ``(x_t - X(x_r; r -> s)) / (t - s)``, which is
+    ``[(t - r) v + (r - s) u(x_r, r, s)] / (t - s)``, with ``x_r = x_t - (t - r) v``. As the step tends to zero it
+    moves u as ESD does. Every step of finite length costs spread: its targets are averaged over the pairs.
+
+    Args:
+        step: (B,), 1 / T where times lie on the grid n / T.
+    """
+    r = torch.maximum(t - step, s)
+    x_r = x_t - per_sample(t - r, x_t).to(x_t.dtype) * v
+    return _joined(v, u(x_r, r, s), t, r, s)
+
+
 JUMPS: dict[str, Objective] = {
     "shortcut": shortcut_target,
     "lagrangian": lagrangian_target,
     "lagrangian-biased": biased_lagrangian_target,
     "eulerian": eulerian_target,
     "straight": straight_target,
+    "trajectory": trajectory_target,
+    "consistency": consistency_target,
 }
-USE_VELOCITY = frozenset({"lagrangian-biased", "eulerian", "straight"})  # the jumps that look at v
+USE_VELOCITY = frozenset({"lagrangian-biased", "eulerian", "straight", "consistency"})  # the jumps that look at v
+LOOK_AHEAD = frozenset({"trajectory", "consistency"})  # those that take a step
+DERIVE = frozenset({"lagrangian", "lagrangian-biased", "eulerian"})  # those that take forward derivatives
 
 
 def guided_velocity(u_negative: Velocity, x_t: Tensor, v: Tensor, t: Tensor, w: Tensor) -> Tensor:
@@ -96,6 +135,16 @@ def guided_velocity(u_negative: Velocity, x_t: Tensor, v: Tensor, t: Tensor, w: 
     """
     w = per_sample(w, x_t)
     return w * v + (1 - w) * u_negative(x_t, t, t)
+
+
+def anchored(u: Callable[..., Tensor], teacher: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``u`` with a frozen teacher's velocities on the diagonal: it answers where one tensor is both t and s."""
+    return lambda x, t, s, *conditions: (teacher if s is t else u)(x, t, s, *conditions)
+
+
+def _joined(first: Tensor, second: Tensor, t: Tensor, m: Tensor, s: Tensor) -> Tensor:
+    """Average velocity from t down to s, of those from t to m and from m to s."""
+    return torch.lerp(second, first, per_sample((t - m) / (t - s), first).to(first.dtype))
 
 
 def _value_and_derivative(

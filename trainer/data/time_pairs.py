@@ -15,12 +15,16 @@ class TimePairs:
         coarse: how much likelier each jump length is than the one half as long; 1 is uniform over the levels.
         start: share of flow-matching samples at t = 1, where sampling starts and the posterior mean is read.
         jumps: share of samples that are jumps (self-distillation), once a stage has them.
+        step: of the solver that a trajectory is followed with (objective "trajectory"), a power of two; OFTSR's is 0.05.
+        grids: intervals T of consistency training's grid n / T, one after another over equal parts of its stage.
     """
 
     levels: int = 7
     coarse: float = 1.0
     start: float = 0.0
     jumps: float = 0.25
+    step: float = 1 / 16
+    grids: tuple[int, ...] = (4, 3)
 
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= 7:
@@ -29,11 +33,20 @@ class TimePairs:
             raise ValueError("coarse must be at least 1")
         if not (0 <= self.start <= 1 and 0 <= self.jumps <= 1):
             raise ValueError("start and jumps are shares between 0 and 1")
+        if self.step not in [2.0**-k for k in range(8)]:
+            raise ValueError("step must be 1, 1/2, 1/4 ... or 1/128")
+        if not self.grids or min(self.grids) < 1:
+            raise ValueError("grids must be whole numbers of at least 1, [first, ..., last]")
 
     @property
     def finest(self) -> float:
         """Step of the finest grid."""
         return 2.0**-self.levels
+
+    @property
+    def solver_step(self) -> float:
+        """``step``, or twice the finest grid's where that is longer: its midpoints are on the grid then."""
+        return max(self.step, 2 * self.finest)
 
     def jump_rows(self, n: int) -> Tensor:
         """Which of n samples are jumps, (n,) bool: spread evenly over processes and degradations."""
@@ -56,6 +69,19 @@ class TimePairs:
         t, step = self._grid(n, generator)
         lengths = t / step
         return t, t - ((torch.rand(n, generator=generator) * lengths).floor() + 1).minimum(lengths) * step
+
+    def from_start(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """t = 1 and s in {0 .. 2^(K-1) - 1} / 2^(K-1), both (n,): the jumps of a one-step student."""
+        ends = 2 ** (self.levels - 1)
+        return torch.ones(n), torch.randint(ends, (n,), generator=generator) / ends
+
+    def to_zero(self, n: int, generator: Generator, intervals: int) -> tuple[Tensor, Tensor]:
+        """t in {1 .. T} / T, s = 0, both (n,): the jumps of consistency training on a grid of T intervals."""
+        return torch.randint(1, intervals + 1, (n,), generator=generator) / intervals, torch.zeros(n)
+
+    def intervals_at(self, share: float) -> int:
+        """T of consistency training after a share of its stage, from 0 to 1."""
+        return self.grids[min(int(share * len(self.grids)), len(self.grids) - 1)]
 
     def _grid(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """(t, step), both (n,): a level, and a time on its grid."""

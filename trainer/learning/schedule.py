@@ -13,6 +13,7 @@ class Optimizer:
     Attributes:
         warmup: steps over which the rate rises at the start of every stage.
         decay: the rate falls to zero on a cosine over this last share of the steps before adversarial fine-tuning.
+        betas: decay of the running means of the gradient and of its square.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights, which teach and are exported; 0 for the weights themselves.
         accumulate: parts that a batch is split into on each process, to save memory.
@@ -21,6 +22,7 @@ class Optimizer:
 
     lr: float = 4e-4
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
     warmup: int = 200
     decay: float = 0.3
@@ -31,6 +33,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         check(self.lr > 0 and self.clip > 0, "optimizer.lr and optimizer.clip must be above 0")
         check(self.weight_decay >= 0 and self.warmup >= 0, "optimizer.weight_decay and warmup must be 0 or more")
+        check(all(0 <= beta < 1 for beta in self.betas), "optimizer.betas must be at least 0 and below 1")
         check(0 <= self.decay <= 1 and 0 <= self.ema < 1, "optimizer.decay and optimizer.ema are shares")
         check(self.accumulate >= 1, "optimizer.accumulate must be at least 1")
 

@@ -94,6 +94,9 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if kind is tuple and dataclasses.is_dataclass(arguments[0]):
         check(isinstance(value, list), f"{name} must be written as [[{name}]]")
         return tuple(_build(arguments[0], item, f"{name}.") for item in value)
+    if kind is tuple and arguments == (int, ...):
+        check(isinstance(value, list), f"{name} must be a list of whole numbers")
+        return tuple(_convert(item, int, name) for item in value)
     if kind is tuple:
         right = isinstance(value, list) and len(value) == 2 and all(_is_number(number) for number in value)
         check(right, f"{name} must be two numbers, [low, high]")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...flowmapsr_core.errors import UserError, check
+from ...flowmapsr_core.method.methods import METHODS
 from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.host import DTYPES
 from ..data.crops import Data
@@ -16,10 +17,21 @@ from ..data.teacher import Teacher
 from ..data.time_pairs import TimePairs
 from ..learning.schedule import Optimizer
 from ..losses.adversarial import Adversarial
+from ..losses.consistency import Consistency
 from ..losses.perceptual import Loss
 from ..objectives import JUMPS
 
-STAGES = ("flow-matching", "self-distillation", "guided", "adversarial")
+STAGES = {  # kinds, and the method whose models they train
+    "flow-matching": "flow-map",
+    "self-distillation": "flow-map",
+    "guided": "flow-map",
+    "distillation": "flow-map",
+    "adversarial": "flow-map",
+    "consistency": "ctmsr",
+    "trajectory-matching": "ctmsr",
+}
+CONSISTENT = ("consistency", "trajectory-matching")
+OWN_OBJECTIVE = {"distillation": "trajectory", **dict.fromkeys(CONSISTENT, "consistency")}  # of kinds with no choice
 GUIDANCE = ("input", "hidden", "fixed")
 MODEL = ("network", "codec", "method")  # sections
 
@@ -54,20 +66,27 @@ class Stage:
     Attributes:
         kind: one of STAGES.
         steps: optimiser steps it lasts.
-        objective: of its jumps, one of JUMPS.
+        objective: of its jumps, one of JUMPS; empty for "shortcut", or the kind's own if it has no choice.
         keep: share of the weights it starts from in its result, as in WiSE-FT (arXiv 2109.01903): what fine-tuning
             gains on the training distribution stays, much of what it forgets about other images comes back.
+        teacher: of a distillation, the checkpoint that teaches; empty for the one that the stage starts from.
     """
 
     kind: str
     steps: int
-    objective: str = "shortcut"
+    objective: str = ""
     keep: float = 0.0
+    teacher: str = ""
 
     def __post_init__(self) -> None:
         check(self.kind in STAGES, f"stages: kind {self.kind!r} is none of {', '.join(STAGES)}")
         check(self.steps > 0, "stages: steps must be above 0")
-        check(self.objective in JUMPS, f"stages: objective {self.objective!r} is none of {', '.join(JUMPS)}")
+        own = OWN_OBJECTIVE.get(self.kind)
+        object.__setattr__(self, "objective", self.objective or own or "shortcut")
+        choice = (own,) if own else [name for name in JUMPS if name != "consistency"]
+        wrong = f"stages: objective {self.objective!r} is none of {', '.join(choice)}"
+        check(self.objective in choice, f"{wrong}, which {self.kind} can have")
+        check(not self.teacher or self.kind == "distillation", f"stages: {self.kind} has no teacher")
         check(0 <= self.keep < 1, "stages: keep is a share, at least 0 and below 1")
         check(not self.keep or self.kind != "adversarial", "stages: keep is not for a LoRA, which has a scale for that")
 
@@ -135,6 +154,7 @@ class Recipe:
     guidance: Guidance = field(default_factory=Guidance)
     loss: Loss = field(default_factory=Loss)
     adversarial: Adversarial = field(default_factory=Adversarial)
+    consistency: Consistency = field(default_factory=Consistency)
     prompts: Prompts = field(default_factory=Prompts)
     optimizer: Optimizer = field(default_factory=Optimizer)
     output: Output = field(default_factory=Output)
@@ -149,7 +169,11 @@ class Recipe:
         check(start, "stages: keep is the first stage's only with start_from; fresh weights are not worth keeping")
         check(bool(self.model or self.start_from), "a recipe needs a [model] section or start_from")
         check(self.seed >= 0, "seed must be 0 or more")
-        check("self-distillation" not in kinds or self.times.jumps > 0, "times.jumps must be above 0 for such a stage")
+        jumps = {"self-distillation", "distillation"}.isdisjoint(kinds) or self.times.jumps > 0
+        check(jumps, "times.jumps must be above 0 for such a stage")
+        taught = kinds[0] != "distillation" or bool(self.start_from or self.stages[0].teacher)
+        check(taught, "stages: distillation needs a teacher: its key teacher, start_from, or a stage before it")
+        self._check_consistency(kinds)
         straight = any(stage.straight for stage in self.stages)
         check(bool(self.teacher.upscaler) or not straight, 'stages: objective "straight" needs a [teacher]')
         used = self.teacher.of == "all" or (straight and self.times.jumps > 0)
@@ -164,15 +188,30 @@ class Recipe:
                 self.configured({})
         check(self.precision in ("no", "bf16", "fp16"), 'precision must be "no", "bf16" or "fp16"')
 
+    def _check_consistency(self, kinds: list[str]) -> None:
+        """See that the losses of CTMSR's stages are there, and no other."""
+        trained, pictures = not set(kinds).isdisjoint(CONSISTENT), self.loss.perceptual > 0
+        some = pictures or self.consistency.charbonnier > 0
+        check(not trained or some, "consistency training has no loss; set consistency.charbonnier above 0")
+        plain = not self.loss.learned_weight
+        check(not trained or plain, "loss.learned_weight weighs velocities, and consistency training has none")
+        matched = pictures or "trajectory-matching" not in kinds
+        check(matched, "stages: trajectory-matching needs a distance of pictures; set loss.perceptual above 0")
+
     def configured(self, start: dict[str, Any], info: dict[str, Any] | None = None) -> Model:
         """The model to train, on torch's current device, of ``start``'s configuration where the recipe leaves one out.
 
         Raises :class:`UserError` naming what is wrong with it.
         """
         try:
-            return Model.from_config({**start, **self.model}, info)
+            model = Model.from_config({**start, **self.model}, info)
         except (ValueError, TypeError) as error:
             raise UserError(f"model: {error}") from error
+        for kind in (stage.kind for stage in self.stages):
+            own = METHODS[STAGES[kind]]
+            wrong = f'stages: {kind} trains models of the method "{STAGES[kind]}", and this one is of another'
+            check(isinstance(model.method, own), f"{wrong}; change the stages, or model.method")
+        return model
 
     @property
     def steps(self) -> int:

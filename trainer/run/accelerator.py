@@ -7,8 +7,11 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, Projec
 from torch import Tensor
 
 from ...flowmapsr_core.errors import UserError
+from ..objectives import DERIVE
 from ..recipe.recipe import Recipe
 from .state import RECIPE
+
+NOT_ALONE = ("adversarial", "distillation", "trajectory-matching")  # stages with a second network
 
 
 def start_accelerator(recipe: Recipe) -> Accelerator:
@@ -48,17 +51,18 @@ def _suit_sharding(accelerator: Accelerator, recipe: Recipe, parts: int) -> None
     """What FSDP and DeepSpeed cannot do, and what DeepSpeed wants to know."""
     if not is_sharded(accelerator):
         return
-    if recipe.optimizer.ema or recipe.loss.learned_weight or recipe.stages[-1].kind == "adversarial":
+    kinds = {stage.kind for stage in recipe.stages}
+    if recipe.optimizer.ema or recipe.loss.learned_weight or not kinds.isdisjoint(NOT_ALONE):
         raise UserError(
             "FSDP and DeepSpeed spread one network over the processes and know no other: set optimizer.ema to 0 and "
-            "loss.learned_weight to false, and train a LoRA without them"
+            f"loss.learned_weight to false, and train the stages {', '.join(NOT_ALONE)} without them"
         )
     plugin = accelerator.state.deepspeed_plugin
     if not plugin:
         return
     if recipe.precision == "fp16":
         raise UserError('DeepSpeed clips a gradient that fp16 has scaled up; set precision to "bf16" or "no"')
-    if plugin.zero_stage == 3 and any(stage.objective != "shortcut" for stage in recipe.stages):
+    if plugin.zero_stage == 3 and any(stage.objective in DERIVE for stage in recipe.stages):
         raise UserError('ZeRO-3 takes no forward derivatives; set every objective to "shortcut", or use ZeRO-2')
     config = plugin.deepspeed_config
     # DeepSpeed learns it from a data loader otherwise, and crops have no loader of accelerate's

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch import Generator, Tensor
 from ...flowmapsr_core.method.flow import Velocity, conditional_velocity, interpolant
 from ...flowmapsr_core.model import Model
 from ..data.pairs import make_pairs
-from ..objectives import JUMPS, USE_VELOCITY, flow_matching_target, guided_velocity
-from ..recipe.recipe import Recipe, Stage
+from ..objectives import JUMPS, LOOK_AHEAD, USE_VELOCITY, flow_matching_target, guided_velocity
+from ..recipe.recipe import CONSISTENT, Recipe, Stage
 
 GUIDED = ("guided", "adversarial")  # stages whose velocities are guided
 # The teacher's pictures (n, 3, H, W) of each group's LR images, those that a mask (B,) picks, at a size (H, W).
@@ -22,10 +23,10 @@ Teach = Callable[[list[Tensor], Tensor, tuple[int, int]], Tensor]
 @dataclass
 class Draws:
     """What is drawn for each sample of a step: t, s, w (B,) float32, negative, jump (B,) bool, place (B, 2), noise (B,)
-    int64.
+    int64, step (B,) float32.
 
     Jumps have s < t, the rest (flow matching) s = t. ``w`` is the guidance of the target, ``place`` in [0, 1) where
-    the perceptual loss looks, ``noise`` the seed of that at the LR end.
+    the perceptual loss looks, ``noise`` the seed of that at the LR end, ``step`` how far an objective looks ahead.
     """
 
     t: Tensor
@@ -35,6 +36,7 @@ class Draws:
     jump: Tensor
     place: Tensor
     noise: Tensor
+    step: Tensor
 
     def rows(self, rows: slice | Tensor, device: torch.device | None = None) -> "Draws":
         """Some of the samples, on a device."""
@@ -42,22 +44,37 @@ class Draws:
         return Draws(*(part.to(device or part.device) for part in parts))
 
 
-def draw(recipe: Recipe, stage: Stage, batch: int, generator: Generator) -> Draws:
-    """Draw a whole step's samples."""
+def draw(recipe: Recipe, stage: Stage, batch: int, generator: Generator, done: int = 0, guided: bool = False) -> Draws:
+    """Draw a whole step's samples, after ``done`` steps of the stage; ``guided``: its teacher has learned guidance."""
     negative, w = torch.zeros(batch, dtype=torch.bool), torch.ones(batch)
     if stage.kind in GUIDED:
         negative = torch.rand(batch, generator=generator) < recipe.guidance.negative
+    if stage.kind in GUIDED or guided:
         low, high = recipe.guidance.scale
         low = high if recipe.guidance.mode == "fixed" else low
         w = low + (high - low) * torch.rand(batch, generator=generator)
         w[(torch.rand(batch, generator=generator) < recipe.guidance.none) | negative] = 1.0
-    jump = recipe.times.jump_rows(batch) & (stage.kind != "flow-matching")
+    jump = (recipe.times.jump_rows(batch) & (stage.kind != "flow-matching")) | (stage.kind in CONSISTENT)
     t, s = recipe.times.flow_matching(batch, generator, zero=stage.objective == "lagrangian")
-    pairs = recipe.times.shortcut if stage.objective == "shortcut" else recipe.times.intervals
+    if stage.kind == "distillation":
+        t = s = torch.ones(batch)
+    pairs, step = _jumps(recipe, stage, done)
     jump_t, jump_s = pairs(batch, generator)
     place = torch.rand(batch, 2, generator=generator)
     noise = torch.randint(2**62, (batch,), generator=generator)
-    return Draws(torch.where(jump, jump_t, t), torch.where(jump, jump_s, s), w, negative, jump, place, noise)
+    steps = torch.full((batch,), step)
+    return Draws(torch.where(jump, jump_t, t), torch.where(jump, jump_s, s), w, negative, jump, place, noise, steps)
+
+
+def _jumps(recipe: Recipe, stage: Stage, done: int) -> tuple[Callable[[int, Generator], tuple[Tensor, Tensor]], float]:
+    """What draws the times (t, s) of a stage's jumps, and how far its objective looks ahead."""
+    times = recipe.times
+    if stage.kind in CONSISTENT:
+        intervals = times.intervals_at(done / stage.steps if stage.kind == "consistency" else 1.0)
+        return partial(times.to_zero, intervals=intervals), 1 / intervals
+    if stage.kind == "distillation":
+        return times.from_start, times.solver_step
+    return times.shortcut if stage.objective == "shortcut" else times.intervals, times.solver_step
 
 
 @dataclass
@@ -92,13 +109,13 @@ def make_batch(
     if teach is not None and taught.any():
         target[taught] = teach(small, taught, (hr.shape[-2], hr.shape[-1]))
     x0, lr = model.codec.encode(target), model.codec.encode(lr)
-    x0, x1 = model.method.ends(x0, lr, _noise_like(lr, draws.noise) if model.method.noise else None)
+    x0, x1 = model.method.ends(x0, lr, noise_like(lr, draws.noise) if model.method.noise else None)
     seen = draws.w if recipe.guidance.mode == "input" else torch.ones_like(draws.w)
     x_t, v = interpolant(x0, x1, draws.t), conditional_velocity(x0, x1)
     return Batch(draws, x0, x1, x_t, v, target, weight, seen)
 
 
-def _noise_like(latents: Tensor, seeds: Tensor) -> Tensor:
+def noise_like(latents: Tensor, seeds: Tensor) -> Tensor:
     """Noise of the latents' shape, each sample's from its own seed: pairs that come again meet another."""
     generators = (Generator().manual_seed(seed) for seed in seeds.tolist())
     return torch.stack([torch.randn(latents.shape[1:], generator=own) for own in generators]).to(latents.device)
@@ -106,7 +123,10 @@ def _noise_like(latents: Tensor, seeds: Tensor) -> Tensor:
 
 @torch.no_grad()
 def make_target(batch: Batch, teacher, recipe: Recipe, stage: Stage) -> Tensor:
-    """What ``u(x_t, t, s)`` should be, as ``x_t``: self-distillation for jumps, (guided) velocities for the rest."""
+    """What ``u(x_t, t, s)`` should be, as ``x_t``: self-distillation for jumps, velocities for the rest.
+
+    The velocities are the pairs', guided where the stage is, or in a distillation the teacher's.
+    """
     draws, jump = batch.draws, batch.draws.jump
     v = batch.v.clone()
     if stage.kind in GUIDED:
@@ -114,13 +134,18 @@ def make_target(batch: Batch, teacher, recipe: Recipe, stage: Stage) -> Tensor:
         part = draws.rows(rows)
         u_negative = bind(teacher, torch.ones_like(part.w), torch.ones_like(part.negative))
         v[rows] = guided_velocity(u_negative, batch.x_t[rows], v[rows], part.t, part.w)
+    if stage.kind == "distillation":
+        rows = _some(~jump)
+        part = draws.rows(rows)
+        v[rows] = bind(teacher, batch.seen[rows], part.negative)(batch.x_t[rows], part.t, part.t)
     u = bind(teacher, batch.seen, draws.negative)
     target = flow_matching_target(u, batch.x_t, v, draws.t, draws.s)
     if stage.kind != "flow-matching":
         rows = _some(jump)
         part = draws.rows(rows)
         u = bind(teacher, batch.seen[rows], part.negative)
-        options = {"finest": recipe.times.finest} if stage.objective == "shortcut" else {}
+        options = {"step": part.step} if stage.objective in LOOK_AHEAD else {}
+        options |= {"finest": recipe.times.finest} if stage.objective == "shortcut" else {}
         jumps = JUMPS[stage.objective](u, batch.x_t[rows], v[rows], part.t, part.s, **options)
         target[jump] = jumps[jump[rows]]
     return target

@@ -2,14 +2,16 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from ...flowmapsr_core.files.checkpoint import load_shapes
 from ...flowmapsr_core.model import Model
-from ..recipe.recipe import Recipe
+from ..recipe.recipe import Recipe, Stage
 
 FLOAT = 4
 ADAM = 2 * FLOAT  # two moments a weight
@@ -30,8 +32,17 @@ def estimate_bytes(model: Model, recipe: Recipe, processes: int) -> tuple[int, i
     dtype = torch.float32 if recipe.precision == "no" else torch.bfloat16
     shapes = replace(model, flow=copy.deepcopy(model.flow).to(dtype))
     parts = recipe.optimizer.accumulate * processes
-    fixed = trained * copies + frozen * FLOAT
+    beside = max(_weights_beside(stage, model) for stage in recipe.stages)
+    fixed = trained * copies + (frozen + beside) * FLOAT
     return fixed, max(_kept(shapes, b.side, max(b.batch // parts, 1), dtype) for b in recipe.data.budgets)
+
+
+def _weights_beside(stage: Stage, model: Model) -> int:
+    """Weights of the frozen network beside the one that a stage trains."""
+    if stage.kind not in ("distillation", "trajectory-matching"):
+        return 0
+    other = load_shapes(Path(stage.teacher).expanduser()) if stage.teacher else model
+    return sum(parameter.numel() for parameter in other.flow.parameters())
 
 
 class FusedAttention(TorchFunctionMode):

@@ -44,7 +44,7 @@ def export(model: Model, recipe: Recipe, index: int, step: int, done: bool) -> N
     info["training"] = {
         "steps": step,
         "batches": [f"{budget.batch} x {budget.side} px" for budget in recipe.data.budgets],
-        "stages": [asdict(stage) for stage in recipe.stages[: index + 1]],
+        "stages": [_described(stage) for stage in recipe.stages[: index + 1]],
         "guidance": recipe.guidance.mode,
     }
     if any(recipe.is_taught(stage) for stage in range(index + 1)):
@@ -61,3 +61,10 @@ def export(model: Model, recipe: Recipe, index: int, step: int, done: bool) -> N
     save_checkpoint(described, result, DTYPES[output.dtype])
     if done:
         save_checkpoint(described, stage_file(recipe, index))
+
+
+def _described(stage: Stage) -> dict[str, Any]:
+    """A stage as the checkpoint tells of it, without the folder in which the trainer has its teacher."""
+    described = asdict(stage)
+    name = Path(described.pop("teacher")).name
+    return described | ({"teacher": name} if name else {})

@@ -1,6 +1,7 @@
 """What a stage trains: its modules, their optimisers, and the loss of a micro-batch, term by term."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
@@ -35,9 +36,13 @@ class Learner:
         model: the prepared flow map; its gradient is taken.
         codec: of its latents.
         ema: averaged weights, if there are any: they teach, and are validated and exported.
+        copies: of the model, that change over a stage and have to be resumed, by name.
+        guided: whether guidance is drawn for a teacher that has learned it.
         modules: everything with parameters that are trained, prepared.
         numbers: what a resumed run has to know besides weights and optimisers, by name.
     """
+
+    guided = False
 
     def __init__(self, recipe: Recipe, stage: Stage, model: Model, accelerator: Accelerator) -> None:
         self.recipe, self.stage, self.accelerator = recipe, stage, accelerator
@@ -57,14 +62,15 @@ class Learner:
             flow.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]  FSDP takes no other
         if self.ema:
             self.ema.model.to(accelerator.device)
-        self.model, self.optimizer = accelerator.prepare(flow, adamw(groups, self.lr))
+        self.model, self.optimizer = accelerator.prepare(flow, adamw(groups, self.lr, settings.betas))
         self.weighting = accelerator.prepare(weighting) if weighting else None
         self.perceptual = make_perceptual(recipe, accelerator)
         self.modules = [self.model] + ([self.weighting] if self.weighting else [])
+        self.copies: dict[str, Ema] = {"average": self.ema} if self.ema else {}
         self.numbers: dict[str, Numbers] = {}
 
     @property
-    def teacher(self) -> torch.nn.Module:
+    def teacher(self) -> Callable[..., Tensor]:
         """What gives self-distillation its targets."""
         return self.ema.model if self.ema else self.model
 
@@ -142,9 +148,12 @@ class AdversarialLearner(Learner):
     """Trains a LoRA against a discriminator, by turns; the discriminator alone for the first ``warmup`` steps."""
 
     def __init__(self, recipe: Recipe, stage: Stage, model: Model, accelerator: Accelerator) -> None:
+        from ..learning.adapter import add_lora  # peft takes seconds to import
+
+        add_lora(model.flow, recipe.adversarial.rank, recipe.adversarial.alpha)
         super().__init__(recipe, stage, model, accelerator)
         discriminator = PatchDiscriminator(model.codec.channels)
-        critic = adamw([{"params": list(discriminator.parameters())}], self.lr)
+        critic = adamw([{"params": list(discriminator.parameters())}], self.lr, recipe.optimizer.betas)
         self.discriminator, self.critic = accelerator.prepare(discriminator, critic)
         self.gap = ScoreGap()
         self.modules.append(self.discriminator)
@@ -218,6 +227,6 @@ def make_perceptual(recipe: Recipe, accelerator: Accelerator):
     return perceptual.to(accelerator.device)
 
 
-def adamw(groups: list[dict], lr: float) -> torch.optim.AdamW:
+def adamw(groups: list[dict], lr: float, betas: tuple[float, float]) -> torch.optim.AdamW:
     """AdamW as every stage uses it."""
-    return torch.optim.AdamW(groups, lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    return torch.optim.AdamW(groups, lr, betas=betas, weight_decay=0.0, fused=True)

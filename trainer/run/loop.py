@@ -25,6 +25,8 @@ from ..losses.adversarial import SMALLEST
 from ..recipe.recipe import Recipe
 from .accelerator import start_accelerator, track_picture
 from .batch import GUIDED, Batch, draw, generator_of, make_batch, pair_generators
+from .consistency import ConsistencyLearner, TrajectoryLearner
+from .distillation import DistillationLearner
 from .export import export, result_file, stage_file, start_of
 from .learner import AdversarialLearner, Learner
 from .start import build_model, keep_start
@@ -34,6 +36,15 @@ from .teaching import Teaching
 from .validation import load_crops, save_png, validate
 from .watch import LossWatch
 
+LEARNERS: dict[str, type[Learner]] = {
+    "flow-matching": Learner,
+    "self-distillation": Learner,
+    "guided": Learner,
+    "distillation": DistillationLearner,
+    "adversarial": AdversarialLearner,
+    "consistency": ConsistencyLearner,
+    "trajectory-matching": TrajectoryLearner,
+}
 TRACKED = 10  # steps between the figures that trackers get
 
 
@@ -88,10 +99,11 @@ class StageRun:
         self.teaching = Teaching(recipe, self.crops, self.pairs, self.accelerator.device) if taught else None
         validates = bool(recipe.data.validation) and self.accelerator.is_main_process
         self.validation = load_crops(Path(recipe.data.validation)) if validates else None
-        self.learner = self.make_learner(self.model)
+        self.check_crops()
+        self.learner = LEARNERS[self.stage.kind](recipe, self.stage, self.model, self.accelerator)
         self.watch = LossWatch()
         self.numbers = {"watch": self.watch, **self.learner.numbers}
-        self.done = load_state(self.accelerator, self.folder, index, self.numbers, self.learner.ema)
+        self.done = load_state(self.accelerator, self.folder, index, self.numbers, self.learner.copies)
         self.saved = self.step
         self.damaged: set[str] = set()
         self.signal, self.stopping = StopSignal(), False
@@ -102,18 +114,11 @@ class StageRun:
         """Optimiser steps behind, counted over all stages."""
         return self.first + self.done
 
-    def make_learner(self, model: Model) -> Learner:
-        """What the stage trains; sees at the start that the recipe's last stage will be able to."""
-        recipe, least = self.recipe, SMALLEST * model.codec.factor
-        adversarial = [stage.kind == "adversarial" for stage in recipe.stages]
-        if any(adversarial) and self.crops.shortest_side < least:
+    def check_crops(self) -> None:
+        """See at the start that the recipe's last stage will be able to train."""
+        adversarial, least = self.recipe.stages[-1].kind == "adversarial", SMALLEST * self.model.codec.factor
+        if adversarial and self.crops.shortest_side < least:
             raise UserError(f"adversarial fine-tuning needs crops of at least {least} px; raise data.budgets.side")
-        if not adversarial[self.index]:
-            return Learner(recipe, self.stage, model, self.accelerator)
-        from ..learning.adapter import add_lora  # peft takes seconds to import
-
-        add_lora(model.flow, recipe.adversarial.rank, recipe.adversarial.alpha)
-        return AdversarialLearner(recipe, self.stage, model, self.accelerator)
 
     def announce(self, start: str | Path, new: list[str], unreadable: int) -> None:
         """Say what the stage starts from and what is passed over."""
@@ -200,7 +205,8 @@ class StageRun:
         recipe, accelerator, n = self.recipe, self.accelerator, len(hr)
         parts, pairs = self.parts * accelerator.num_processes, self.pairs[self.done]
         place, groups = part * accelerator.num_processes + accelerator.process_index, recipe.degrade.groups // parts
-        draws = draw(recipe, self.stage, n * parts, generator_of(recipe.seed, self.step))
+        generator = generator_of(recipe.seed, self.step)
+        draws = draw(recipe, self.stage, n * parts, generator, self.done, self.learner.guided)
         own = slice(place * n, (place + 1) * n)
         generators = pair_generators(recipe, pairs, range(place * groups, (place + 1) * groups))
         teach = self.teaching.of(pairs, own, n * parts) if self.teaching else None
@@ -233,7 +239,7 @@ class StageRun:
                 export(model, self.recipe, self.index, self.step, over)
         accelerator.wait_for_everyone()
         if not over:  # a stage that is over is known by its file
-            save_state(accelerator, self.folder, self.index, self.done, self.numbers, self.learner.ema)
+            save_state(accelerator, self.folder, self.index, self.done, self.numbers, self.learner.copies)
         self.saved = self.step
 
     def validate(self, model: Model) -> dict[str, float]:

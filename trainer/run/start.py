@@ -13,6 +13,7 @@ from ...flowmapsr_core.files.origin import IDENTITY, ORIGIN, derived
 from ...flowmapsr_core.files.prompts import encode_prompts
 from ...flowmapsr_core.method.looks import learned_guidance
 from ...flowmapsr_core.model import NEGATIVE_PROMPT, POSITIVE_PROMPT, Model
+from ..objectives import DERIVE
 from ..recipe.recipe import Recipe
 
 
@@ -64,9 +65,9 @@ def _assemble(recipe: Recipe, base: Model | None, start: str | Path) -> tuple[Mo
     model.network.requires_grad_(True)
     model.flow.prompts.requires_grad_(not recipe.prompts.text_encoder)
     model.flow.train()
-    shortcut = all(stage.objective == "shortcut" for stage in recipe.stages)
-    # the others derive forwards, which torch below 2.14 cannot do with a UNet's norms in this format
-    if shortcut or torch.__version__ >= (2, 14):  # pyright: ignore[reportOperatorIssue]
+    derives = any(stage.objective in DERIVE for stage in recipe.stages)
+    # forwards, which torch below 2.14 cannot do with a UNet's norms in this format
+    if not derives or torch.__version__ >= (2, 14):  # pyright: ignore[reportOperatorIssue]
         model.flow.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model, new
 

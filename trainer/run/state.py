@@ -22,7 +22,7 @@ from ..recipe.recipe import Recipe
 LOG = "log.jsonl"
 RECIPE = "recipe.json"  # written once, when a run begins
 STATES = ("state", "state.partial", "state.old")  # the last one, one that is being written, one that makes way for it
-NUMBERS, AVERAGE = "numbers.json", "average.safetensors"  # of a state, beside what accelerate writes
+NUMBERS = "numbers.json"  # of a state, beside what accelerate writes
 DAMAGED = (RuntimeError, KeyError, ValueError, OSError, EOFError, SafetensorError, UnpicklingError)  # a state
 # in what safetensors and torch say, which have errors of their own for a disk that is full
 UNWRITTEN = ("I/O error", "IoError", "PytorchStreamWriter", "inline_container", "iostream error")
@@ -102,11 +102,11 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_state(
-    accelerator: Accelerator, folder: Path, index: int, numbers: dict[str, Numbers], average: Ema | None
+    accelerator: Accelerator, folder: Path, index: int, numbers: dict[str, Numbers], copies: dict[str, Ema]
 ) -> int:
     """Load the last state if it is of stage ``index``; returns the steps of the stage that it has behind it.
 
-    What accelerate prepared, ``numbers`` and ``average`` take their parts. accelerate reads optimisers with torch's
+    What accelerate prepared, ``numbers`` and ``copies`` take their parts. accelerate reads optimisers with torch's
     ``weights_only``, and refuses the pickles of registered objects, for nothing is registered. Shards of FSDP and
     DeepSpeed are another matter: torch and DeepSpeed unpickle these.
 
@@ -123,8 +123,8 @@ def load_state(
             return 0
         for name, kept in json.loads((state / NUMBERS).read_text()).items():
             numbers[name].load_state_dict(kept)
-        if average:
-            average.load(state / AVERAGE)
+        for name, model in copies.items():
+            model.load(state / f"{name}.safetensors")
         accelerator.load_state(str(state))
     except DAMAGED as error:
         why, *_ = str(error).splitlines() or [type(error).__name__]
@@ -133,7 +133,7 @@ def load_state(
 
 
 def save_state(
-    accelerator: Accelerator, folder: Path, index: int, step: int, numbers: dict[str, Numbers], average: Ema | None
+    accelerator: Accelerator, folder: Path, index: int, step: int, numbers: dict[str, Numbers], copies: dict[str, Ema]
 ) -> None:
     """Write the state beside the last one, then put it in its place.
 
@@ -147,8 +147,8 @@ def save_state(
         accelerator.save_state(str(fresh))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            if average:
-                average.save(fresh / AVERAGE)
+            for name, model in copies.items():
+                model.save(fresh / f"{name}.safetensors")
             (fresh / NUMBERS).write_text(json.dumps({name: part.state_dict() for name, part in numbers.items()}))
             (fresh / "place.json").write_text(json.dumps({"stage": index, "step": step}))
             if state.is_dir():

@@ -12,8 +12,9 @@ from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.images.degradation import PRESETS, degrade
 from ...flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
 from ...flowmapsr_core.images.resize import resize
+from ...flowmapsr_core.method.looks import find_look
 from ...flowmapsr_core.model import Model
-from ...flowmapsr_core.upscaling.pipeline import upscale
+from ...flowmapsr_core.upscaling.pipeline import override, upscale
 from ..data.photos import UNREADABLE, find_photos, to_tensor
 
 FACTOR = 4
@@ -33,14 +34,14 @@ def validate(model: Model, hr: Tensor, guided: bool = False) -> tuple[dict[str, 
 
     Returns:
         The figures, and a grid (3, H, W) in [0, 1]: a row per photograph with LR, bicubic, posterior mean, 1, 2 and
-        4 steps at w = 1, ``balanced`` if it is measured, and HR.
+        4 steps at w = 1, ``balanced`` if it is measured, and HR; without what is the same picture again.
     """
     hr = hr.to(model.device)
     report, grid = {}, hr
     for name in ("bicubic", "flowmapsr"):
         lr = degrade(hr, FACTOR, PRESETS[name], torch.Generator().manual_seed(0))
         columns = {"bicubic": resize(lr, (CROP, CROP)).clamp(0, 1)}
-        for label, settings in (UNGUIDED | GUIDED if guided else UNGUIDED).items():
+        for label, settings in distinct(model, UNGUIDED | GUIDED if guided else UNGUIDED).items():
             columns[label] = upscale(model, lr, FACTOR, color="none", tile=0, **settings)
         base, _ = score(columns["bicubic"], hr)
         for label, image in columns.items():
@@ -49,6 +50,16 @@ def validate(model: Model, hr: Tensor, guided: bool = False) -> tuple[dict[str, 
             report[f"{name}/{label}/gain"] = round(psnr - base, 3)
         grid = make_grid([resize(lr, (CROP, CROP), "nearest"), *columns.values(), hr])
     return report, grid
+
+
+def distinct(model: Model, columns: Settings) -> Settings:
+    """The columns without those that the model's method samples as it does one before."""
+    sampled: dict[tuple[int, float, float], str] = {}
+    for name, column in columns.items():
+        wanted = override(find_look(column.get("look", "balanced")), column.get("steps"), column.get("guidance"))
+        look = model.method.settings(wanted)
+        sampled.setdefault((look.steps, look.guidance, look.realism), name)
+    return {name: columns[name] for name in sampled.values()}
 
 
 def score(image: Tensor, hr: Tensor, border: int = 0) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from ...flowmapsr_core.method.looks import LOOKS
 from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.host import DTYPES, TorchHost, find_device, find_dtype
 from ..data.photos import find_photos, to_tensor
-from ..run.validation import score
+from ..run.validation import distinct, score
 
 COLUMNS = {
     **{look: {"look": look} for look in LOOKS},
@@ -35,7 +35,9 @@ def evaluate(model: Model, images: list[Tensor], name: str, factor: float) -> di
         size = (hr.shape[-2], hr.shape[-1])
         lr = _eight_bit(degrade(hr, factor, preset(name), torch.Generator().manual_seed(seed)))
         results = {"bicubic": resize(lr, size)}
-        results |= {column: upscale(model, lr, size=size, **settings) for column, settings in COLUMNS.items()}
+        results |= {
+            name: upscale(model, lr, size=size, **settings) for name, settings in distinct(model, COLUMNS).items()
+        }
         for column, image in results.items():
             figures.setdefault(column, []).append(score(_eight_bit(image), hr, border=int(factor)))
     means = {column: torch.tensor(scores).mean(dim=0).tolist() for column, scores in figures.items()}
@@ -59,7 +61,7 @@ def main() -> int:
         device = find_device(options.device)
         model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)))
         images = [to_tensor(photo.decode())[None] for photo in find_photos(options.folder)[0]]
-        header = ["LR", "factor", "bicubic", *COLUMNS]
+        header = ["LR", "factor", "bicubic", *distinct(model, COLUMNS)]
         print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
         for name in options.presets:
             for factor in options.factors:

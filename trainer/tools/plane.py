@@ -2,20 +2,24 @@
 
 ``python -m flowmapsr.trainer.tools.plane`` trains one small network per problem and objective and prints the error
 of its map after 1, 2, 4 and 8 steps: the root mean square distance to the true map, relative to the true displacement.
+The last figure is the spread of what one step gives, relative to that of the true map's: 1 where the law is right, less
+where the objective prefers means. Distillation learns the one step only, and so does consistency training, whose number
+is that of its grid's steps.
 """
 
 import argparse
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
 
-from ...flowmapsr_core.method.flow import Velocity, conditional_velocity, interpolant, sample
+from ...flowmapsr_core.method.flow import Velocity, conditional_velocity, interpolant, per_sample, sample
 from ..data.time_pairs import TimePairs
-from ..objectives import JUMPS, shortcut_target
+from ..objectives import JUMPS, anchored, consistency_target, shortcut_target, trajectory_target
 
-OBJECTIVES = ("flow-matching", *JUMPS)
 STEPS = (1, 2, 4, 8)
 BATCH = 512
 POINTS = 4096  # where the map is compared
@@ -90,17 +94,28 @@ class Network(nn.Module):
         return self.layers(torch.cat([x, t[:, None], s[:, None]], dim=1))
 
 
-def train(problem: Problem, objective: str, steps: int) -> Velocity:
-    """A network trained on 75 % flow matching and 25 % jumps of an objective; the same seed for all of them."""
-    torch.manual_seed(0)
+def fit(network: Network, steps: int, error: Callable[[Generator], Tensor]) -> None:
+    """Train a network on the mean square of an error (n, 2), drawn by a generator; the same seed for all of them."""
     generator = Generator().manual_seed(0)
-    times = TimePairs()
-    jumps = 0 if objective == "flow-matching" else round(times.jumps * BATCH)
-    target_of = {**JUMPS, "shortcut": partial(shortcut_target, finest=times.finest)}
-    network = Network()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
+        optimizer.zero_grad()
+        error(generator).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+
+
+def train(problem: Problem, objective: str, steps: int) -> Network:
+    """A network trained on 75 % flow matching and 25 % jumps of an objective."""
+    torch.manual_seed(0)
+    network, times = Network(), TimePairs()
+    jumps = 0 if objective == "flow-matching" else round(times.jumps * BATCH)
+    shortcut = partial(shortcut_target, finest=times.finest)
+    trajectory = partial(trajectory_target, step=torch.tensor(times.solver_step))
+    target_of = {**JUMPS, "shortcut": shortcut, "trajectory": trajectory}
+
+    def error(generator: Generator) -> Tensor:
         x0, x1 = problem.pairs(BATCH, generator)
         pairs = times.shortcut if objective == "shortcut" else times.intervals
         t, s = map(torch.cat, zip(pairs(jumps, generator), times.flow_matching(BATCH - jumps, generator), strict=True))
@@ -112,11 +127,58 @@ def train(problem: Problem, objective: str, steps: int) -> Velocity:
             # A network this small is stable as its own teacher; no average of its weights is needed.
             with torch.no_grad():
                 target[:jumps] = target_of[objective](network, x_t[:jumps], v[:jumps], t[:jumps], s[:jumps])
-        optimizer.zero_grad()
-        (network(x_t, t, s) - target).square().mean().backward()
-        optimizer.step()
-        schedule.step()
-    return network if jumps else lambda x, t, s: network(x, t, t)
+        return network(x_t, t, s) - target
+
+    fit(network, steps, error)
+    return network
+
+
+def train_flow(problem: Problem, steps: int) -> Velocity:
+    """Flow matching alone, whose jumps are Euler steps."""
+    network = train(problem, "flow-matching", steps)
+    return lambda x, t, s: network(x, t, t)
+
+
+def distil(problem: Problem, steps: int) -> Network:
+    """A student of one step: flow matching for half of the steps, then jumps from t = 1 along what that has learned."""
+    teacher, times = train(problem, "flow-matching", steps // 2), TimePairs()
+    student = copy.deepcopy(teacher)
+    u = anchored(student, teacher)
+
+    def error(generator: Generator) -> Tensor:
+        x1 = problem.pairs(BATCH, generator)[1]
+        t, s = times.from_start(BATCH, generator)
+        with torch.no_grad():
+            target = trajectory_target(u, x1, x1, t, s, torch.tensor(times.solver_step))
+        return student(x1, t, s) - target
+
+    fit(student, steps - steps // 2, error)
+    return student
+
+
+def train_consistency(problem: Problem, grid: int, steps: int) -> Network:
+    """A network trained on consistency alone: times n / grid to 0, the error that of the point where the jump ends."""
+    torch.manual_seed(0)
+    network, times = Network(), TimePairs()
+
+    def error(generator: Generator) -> Tensor:
+        x0, x1 = problem.pairs(BATCH, generator)
+        t, s = times.to_zero(BATCH, generator, grid)
+        x_t, v = interpolant(x0, x1, t), conditional_velocity(x0, x1)
+        with torch.no_grad():
+            target = consistency_target(network, x_t, v, t, s, torch.tensor(1 / grid))
+        return per_sample(t, x_t) * (network(x_t, t, s) - target)
+
+    fit(network, steps, error)
+    return network
+
+
+MIXED = {name: partial(train, objective=name) for name in JUMPS if name != "consistency"}
+ONE_STEP = {
+    "distillation": distil,
+    **{f"consistency-{grid}": partial(train_consistency, grid=grid) for grid in (4, 16, 64)},
+}
+ROWS: dict[str, Callable[..., Velocity]] = {"flow-matching": train_flow, **MIXED, **ONE_STEP}
 
 
 @torch.no_grad()
@@ -127,16 +189,26 @@ def errors(problem: Problem, u: Velocity) -> list[float]:
     return [((sample(u, x1, steps) - x0).norm() / (x1 - x0).norm()).item() for steps in STEPS]
 
 
+@torch.no_grad()
+def spread(problem: Problem, u: Velocity) -> Tensor:
+    """Standard deviations (2,) of what one step of u gives, relative to those of the true map."""
+    _, x1 = problem.pairs(POINTS, Generator().manual_seed(1))
+    return sample(u, x1, 1).std(dim=0) / problem.map(x1).std(dim=0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flowmapsr.trainer.tools.plane", description=__doc__)
     parser.add_argument("--steps", type=int, default=4000, help="training steps of each network")
-    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES)
+    parser.add_argument("--objectives", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME",
+                        help=f"of {', '.join(ROWS)} (all)")  # fmt: skip
     arguments = parser.parse_args()
-    print("| problem | objective | 1 step | 2 steps | 4 steps | 8 steps |\n|---|---|---|---|---|---|")
+    print("| problem | objective | 1 step | 2 steps | 4 steps | 8 steps | spread |\n|---|---|---|---|---|---|---|")
     for name, problem in PROBLEMS.items():
         for objective in arguments.objectives:
-            row = errors(problem, train(problem, objective, arguments.steps))
-            print("|", " | ".join([name, objective, *(f"{error:.3f}" for error in row)]), "|", flush=True)
+            u = ROWS[objective](problem, steps=arguments.steps)
+            figures = errors(problem, u)[: 1 if objective in ONE_STEP else None]
+            cells = [f"{figure:.3f}" for figure in figures] + [""] * (len(STEPS) - len(figures))
+            print("|", " | ".join([name, objective, *cells, f"{spread(problem, u).mean():.3f}"]), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ CONSISTENCY = tuple(
     Variant(
         f"consistency, T = {T}",
         ("consistency",),
-        changes=('model.method={type="ctmsr",noise=0.1}', f"times.intervals=[{T}]", "times.jumps=1"),
+        changes=('model.method={type="ctmsr",noise=0.1}', f"times.grids=[{T}]"),
     )
     for T in (3, 8, 16)
 )
