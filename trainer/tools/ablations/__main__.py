@@ -22,6 +22,7 @@ def render(bench: Bench, table: Table) -> str:
     """A table in Markdown; trains what is not trained yet."""
     names = [table.title, *(column.name for column in table.columns)]
     lines, apart = [_row(names), _row(["---"] * len(names))], []
+    lines.append(_row(["bicubic", *[str(bench.bicubic._replace(gain=0.0))] * len(table.columns)]))
     for variant in table.variants:
         try:
             cells = [[bench.measure(variant, column, seed) for seed in bench.seeds] for column in table.columns]
@@ -58,11 +59,11 @@ def main() -> int:
                         help=f"of {', '.join(TABLES)} (all)")  # fmt: skip
     parser.add_argument("--steps", type=int, default=500, help="of every variant (%(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="a run of each for every variant (0)")
-    parser.add_argument("--converted", type=Path, help="checkpoint of a converted upscaler, for the table losses")
+    parser.add_argument("--upscaler", type=Path, help="Compact or ESRGAN upscaler, for the table losses")
     options = parser.parse_args()
     try:
         bench = Bench(
-            options.photos, options.validation, options.output, options.steps, options.seeds, options.converted
+            options.photos, options.validation, options.output, options.steps, options.seeds, options.upscaler
         )
         for name in options.tables:
             text = render(bench, TABLES[name])

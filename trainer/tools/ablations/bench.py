@@ -4,19 +4,22 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ....flowmapsr_core import load_model, merge_lora, upscale
+from ....flowmapsr_core import load_model, merge_lora, save_checkpoint, upscale
+from ....flowmapsr_core.errors import check
+from ....flowmapsr_core.files.convert import convert, read_source
 from ....flowmapsr_core.images.degradation import degrade, preset
 from ....flowmapsr_core.images.resize import resize
 from ....flowmapsr_core.model import Model
+from ...losses.features import FeatureDistance
 from ...recipe.read import read_recipe
 from ...run.loop import train
 from ...run.validation import CROP, load_crops, make_grid, score
-from .variants import ALL, BASE, CONVERTED, Column, Table, Variant
+from .variants import ALL, BASE, CONVERTED, UPSCALER, Column, Table, Variant
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "ablation.toml"
 FACTOR = 4
@@ -25,13 +28,14 @@ ROWS = 4  # of the picture
 
 
 class Figures(NamedTuple):
-    """PSNR gain over bicubic in dB, and high-frequency energy relative to the HR image's."""
+    """PSNR gain over bicubic in dB, high-frequency energy relative to HR, distance to HR by a classifier's features."""
 
     gain: float
     ratio: float
+    distance: float
 
     def __str__(self) -> str:
-        return f"{self.gain:+.2f} ({self.ratio:.3f})"
+        return f"{self.gain:+.2f} ({self.ratio:.3f}, {self.distance:.3f})"
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Bench:
         output: folder of the runs.
         steps: optimiser steps of a variant.
         seeds: of the runs; every variant is trained with each.
-        converted: checkpoint that variants of :data:`CONVERTED` start from.
+        upscaler: of the community, which teaches and, converted, is started from; for the table "losses" alone.
     """
 
     photos: Path
@@ -51,14 +55,15 @@ class Bench:
     output: Path
     steps: int
     seeds: Sequence[int]
-    converted: Path | None = None
+    upscaler: Path | None = None
     models: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.hr = load_crops(self.validation)
         self.lr = degrade(self.hr, FACTOR, preset("flowmapsr"), torch.Generator().manual_seed(0))
         self.enlarged = resize(self.lr, (CROP, CROP)).clamp(0, 1)
-        self.bicubic, _ = score(self.enlarged, self.hr)
+        self.distance = FeatureDistance()
+        self.bicubic = self.figures(self.enlarged)
 
     def result(self, variant: Variant, seed: int) -> Path:
         """Checkpoint or LoRA of a variant, trained if need be, after what it starts from.
@@ -73,26 +78,40 @@ class Bench:
         changes = [f"data.photos={self.photos}", f"output.folder={folder}", f"seed={seed}", variant.recipe(steps)]
         if variant.start:
             changes.append(f"start_from={self.start(variant, seed)}")
-        path = self.models[variant.name, seed] = train(read_recipe(RECIPE, [*changes, *variant.changes]))
+        changes += [change.replace(UPSCALER, str(self.upscaler)) for change in variant.changes]
+        path = self.models[variant.name, seed] = train(read_recipe(RECIPE, changes))
         return path
 
-    def start(self, variant: Variant, seed: int) -> Path | None:
+    def start(self, variant: Variant, seed: int) -> Path:
         """The checkpoint that a variant starts from."""
-        return self.converted if variant.start == CONVERTED else self.result(ALL[variant.start], seed)
+        if variant.start != CONVERTED:
+            return self.result(ALL[variant.start], seed)
+        check(self.upscaler is not None, "the table losses starts from an upscaler; give its file with --upscaler")
+        path = self.output / "converted.safetensors"
+        if not path.exists():
+            save_checkpoint(convert(read_source(cast(Path, self.upscaler))), path)
+        return path
 
     def model(self, variant: Variant, seed: int, lora_scale: float) -> Model:
         """A trained variant, ready to upscale."""
         result = self.result(variant, seed)
         if result.name != "lora.safetensors":
             return load_model(result)
-        model = load_model(self.start(variant, seed) or "")
+        model = load_model(self.start(variant, seed))
         merge_lora(model, result, lora_scale)
         return model
 
     def measure(self, variant: Variant, column: Column, seed: int) -> Figures:
         """Figures at x4 over the validation photographs, degraded by the ``flowmapsr`` preset."""
-        psnr, ratio = score(self.sample(variant, column, seed), self.hr)
-        return Figures(psnr - self.bicubic, ratio)
+        measured = self.figures(self.sample(variant, column, seed))
+        return measured._replace(gain=measured.gain - self.bicubic.gain)
+
+    def figures(self, image: Tensor) -> Figures:
+        """PSNR, high frequencies and distance of upscaled images, averaged over them."""
+        psnr, ratio = score(image, self.hr)
+        with torch.no_grad():
+            distances = [self.distance(*pair) for pair in zip(image.split(1), self.hr.split(1), strict=True)]
+        return Figures(psnr, ratio, torch.cat(distances).mean().item())
 
     def sample(self, variant: Variant, column: Column, seed: int) -> Tensor:
         """What a variant makes of the LR images."""

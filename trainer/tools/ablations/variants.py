@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-BASE, SSD, CONVERTED = "base", "SSD", "converted"  # names of runs that others start from
+BASE, SSD, CONVERTED = "base", "SSD", "converted"  # what others start from; the last is an upscaler, converted
+UPSCALER = "UPSCALER"  # in changes, where its file is to stand
 RATE = "optimizer.lr=3e-4"  # of what starts from the base, whose 8e-4 is more than ESD and LSD bear
 
 
@@ -15,7 +16,7 @@ class Variant:
         name: of the run, and of its row.
         stages: kind and objective of each, or the kind alone; they share the steps out evenly.
         start: name of the variant that it starts from, or CONVERTED; empty for fresh weights.
-        changes: to the recipe, as ``--set`` takes them.
+        changes: to the recipe, as ``--set`` takes them; UPSCALER stands for a file.
     """
 
     name: str
@@ -102,6 +103,19 @@ CONSISTENCY = tuple(
     for T in (3, 8, 16)
 )
 
+# one network with two ends: samples at t = 1 learn the mean of HR (s = 1), jumps from there (s = 0) another picture
+COMPACT = ("model={}", "data.budgets=[{side=128,batch=12}]", "times.levels=1", "times.jumps=0.5", "optimizer.lr=2e-4")
+TAUGHT = (*COMPACT, "times.start=1", f'teacher={{upscaler="{UPSCALER}",of="jumps"}}')
+FEATURES = "loss.features=0.02"
+JUDGED = 'adversarial={discriminator="projected",evaluations=1,lr=3e-5,rank=16,alpha=16,warmup=50}'
+LOSSES = (
+    Variant("HR alone", ("self-distillation shortcut",), CONVERTED, (*COMPACT, "times.start=0.5")),
+    Variant("HR, features", ("self-distillation shortcut",), CONVERTED, (*COMPACT, "times.start=0.5", FEATURES)),
+    Variant("teacher", ("self-distillation straight",), CONVERTED, TAUGHT),
+    Variant("teacher, features", ("self-distillation straight",), CONVERTED, (*TAUGHT, FEATURES)),
+    Variant("teacher, projected", ("adversarial straight",), "teacher", (*TAUGHT, JUDGED)),
+)
+
 TABLES = {
     "objectives": Table("objective", OBJECTIVES, BY_STEPS),
     "guidance": Table("guidance", (*GUIDED, FIXED), BY_STEPS),
@@ -118,6 +132,7 @@ TABLES = {
     "noise": Table("noise at the LR end", NOISE, ENDS),
     "dial": Table("realism, one evaluation", (NOISE[0], NOISE[8]), DIAL),
     "consistency": Table("consistency", CONSISTENCY, ENDS),
+    "losses": Table("from a converted upscaler", LOSSES, ENDS),
 }
 ALL = {variant.name: variant for table in TABLES.values() for variant in table.variants}
 ALL[BASE] = Variant(BASE, ("flow-matching",))
