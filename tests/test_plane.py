@@ -3,7 +3,7 @@ import torch
 from flowmapsr.trainer.tools.plane import PROBLEMS, ROWS, errors, spread
 
 GAUSSIANS = PROBLEMS["Gaussian pair"]
-NAMES = ("shortcut", "lagrangian", "eulerian", "trajectory")
+NAMES = ("shortcut", "lagrangian", "eulerian", "trajectory", "straight")
 
 
 def test_the_integrated_map_is_the_closed_form(generator):
