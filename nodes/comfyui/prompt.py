@@ -5,7 +5,7 @@ from torch import Tensor
 from ...flowmapsr_core import FlowMap, UserError
 from ...flowmapsr_core.files.prompts import are_embeddings
 from ...flowmapsr_core.model import NEGATIVE_PROMPT
-from ...flowmapsr_core.networks import LocalNet
+from ...flowmapsr_core.networks import UNet
 
 
 def find_prompt(model: FlowMap, text: str, clip, conditioning) -> Tensor | None:
@@ -17,7 +17,7 @@ def find_prompt(model: FlowMap, text: str, clip, conditioning) -> Tensor | None:
     """
     if not text.strip() and conditioning is None:
         return None
-    if isinstance(model.network, LocalNet):
+    if not isinstance(model.network, UNet):
         raise UserError("this model reads no text; leave the prompt empty and disconnect positive")
     dim = model.network.config.prompt_dim
     if conditioning is None:
