@@ -22,6 +22,7 @@ from ..data.crops import PhotoCrops, StepSampler, collate, training_photos
 from ..data.photos import Sizes
 from ..learning.schedule import lr_factor
 from ..losses.adversarial import SMALLEST
+from ..losses.features import find_classifier
 from ..recipe.recipe import Recipe
 from .accelerator import start_accelerator, track_picture
 from .batch import GUIDED, Batch, draw, generator_of, make_batch, pair_generators
@@ -106,7 +107,9 @@ class StageRun:
         """What the stage trains; sees at the start that the recipe's last stage will be able to."""
         recipe, least = self.recipe, SMALLEST * model.codec.factor
         adversarial = [stage.kind == "adversarial" for stage in recipe.stages]
-        if any(adversarial) and self.crops.shortest_side < least:
+        if any(adversarial) and recipe.adversarial.discriminator == "projected":
+            find_classifier()
+        elif any(adversarial) and self.crops.shortest_side < least:
             raise UserError(f"adversarial fine-tuning needs crops of at least {least} px; raise data.budgets.side")
         if not adversarial[self.index]:
             return Learner(recipe, self.stage, model, self.accelerator)
