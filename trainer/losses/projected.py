@@ -12,11 +12,11 @@ WIDTH = 64  # channels that features are mixed to, and of the heads
 class ProjectedDiscriminator(nn.Module):
     """Pictures (B, 3, H, W) about [0, 1] to scores (B, scales, H // 16, W // 16), high for real.
 
-    From Projected GANs: features of a frozen classifier at four scales; their channels, then the scales, mixed by random
-    weights that are never trained, so that no feature can be passed over; a small head for each scale, the scores of all
-    of the same size. Not from it: its loss, augmentation and spectral norms, pictures enlarged to 256 px, and scales of 4
-    to 32 pixels. Here every prediction is paired with the HR image of its own LR image, groups of channels are normalised
-    as in PatchDiscriminator, and scales are of 2 to 16 pixels, where the detail is that upscaling adds.
+    From Projected GANs: features of a frozen classifier at four scales; their channels, and then the scales, mixed by
+    random weights that are never trained, so that no feature can be passed over; a small head for each scale, and as
+    many scores from each. Not from it: its loss, augmentation and spectral norms, pictures enlarged to 256 pixels, and
+    scales of 4 to 32. Here every prediction is paired with the HR image of its own LR image, groups of channels are
+    normalised as in PatchDiscriminator, and scales are of 2 to 16 pixels, where the detail is that upscaling adds.
 
     Args:
         features: of the pictures; None for the classifier's.

@@ -99,14 +99,13 @@ class Learner:
         if self.perceptual:
             # x_t - t u is an HR prediction where a jump ends at 0, or s = t
             ends = ~jump | (draws.s == 0)
-            part = draws.rows(ends)
-            distances = dict.fromkeys(self.perceptual.distances, u * 0)
+            for name in self.perceptual.distances:
+                figures[name] = u.sum() * 0
             if ends.any():
-                x0 = self.picture(batch.x_t - per_sample(draws.t, u) * u)
+                part, x0 = draws.rows(ends), self.picture(batch.x_t - per_sample(draws.t, u) * u)
                 distances = self.perceptual(x0[ends], batch.hr[ends], part.t, part.s, self.codec, part.place)
-            for name, distance in distances.items():
-                figures[name] = distance.sum() / n
-                loss = loss + figures[name]
+                figures |= {name: distance.sum() / n for name, distance in distances.items()}
+            loss = loss + sum(figures[name] for name in self.perceptual.distances)
         return loss, figures
 
     def picture(self, state: Tensor) -> Tensor:
@@ -168,7 +167,8 @@ class AdversarialLearner(Learner):
         """The discriminator's turn."""
         settings = self.recipe.adversarial
         with torch.no_grad():
-            real, fake = (self.shown(x, batch) for x in (batch.x0, last_jump(u, batch.x1, settings.evaluations)))
+            fake = last_jump(u, batch.x1, settings.evaluations)
+            real, fake = (self.shown(x, batch) for x in (batch.x0, fake))
         scores = self.discriminator(torch.cat([real, fake])).chunk(2)
         figures = {"discriminator": discriminator_loss(*scores)}
         for name, weight, x in (("r1", settings.r1, real), ("r2", settings.r2, fake)):
@@ -182,8 +182,9 @@ class AdversarialLearner(Learner):
         # the discriminator's weights stay out of it, until update(): no process is to wait for their gradients
         discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
         settings = self.recipe.adversarial
-        shown = (self.shown(x, batch) for x in (last_jump(u, batch.x1, settings.evaluations), batch.x0))
-        figures = {"adversarial": generator_loss(*map(discriminator, shown))}
+        fake = last_jump(u, batch.x1, settings.evaluations)
+        scores = (discriminator(self.shown(x, batch)) for x in (fake, batch.x0))
+        figures = {"adversarial": generator_loss(*scores)}
         loss, mu = figures["adversarial"], settings.reconstruction
         if mu:
             reconstruction, more = super().loss(batch, step)
