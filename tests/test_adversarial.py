@@ -8,7 +8,7 @@ from flowmapsr.trainer.losses.adversarial import (
     discriminator_loss,
     generator_loss,
     gradient_penalty,
-    two_step_prediction,
+    last_jump,
 )
 from gaussian_flow import GaussianFlow
 
@@ -43,21 +43,25 @@ def test_losses_raise_the_first_scores_over_the_second(loss, generator):
     assert torch.allclose(first.grad, -torch.sigmoid(second - first).detach() / 12)
 
 
-def test_two_exact_jumps_reach_x0(generator):
+@pytest.mark.parametrize("evaluations", [1, 2])
+def test_exact_jumps_reach_x0(evaluations, generator):
     x0, x1 = torch.randn(2, 3, 4, 2, 2, generator=generator, dtype=torch.float64).unbind()
-    assert torch.allclose(two_step_prediction(lambda x, t, s: x1 - x0, x1), x0, atol=1e-13)
+    assert torch.allclose(last_jump(lambda x, t, s: x1 - x0, x1, evaluations), x0, atol=1e-13)
     flow = GaussianFlow()
     end = flow.map(x1, torch.ones(3), torch.zeros(3))
-    assert torch.allclose(two_step_prediction(flow.u, x1), end, atol=1e-6)
+    assert torch.allclose(last_jump(flow.u, x1, evaluations), end, atol=1e-6)
 
 
-def test_only_the_second_jump_gets_gradient():
-    x1 = torch.full((2, 1, 1, 1), 3.0, requires_grad=True)
+@pytest.mark.parametrize(
+    ("evaluations", "gradient"),
+    # x0' = (1 - a / 2) x_h with x_h = (1 - a / 2) x1 held fixed; x0' = (1 - a) x1
+    [(2, 2 * -0.5 * 0.8 * 3.0), (1, 2 * -3.0)],
+)
+def test_only_the_last_jump_gets_gradient(evaluations, gradient):
+    x1 = torch.full((2, 1, 1, 1), 3.0)
     a = torch.tensor(0.4, requires_grad=True)
-    two_step_prediction(lambda x, t, s: a * x, x1).sum().backward()
-    # x0' = (1 - a / 2) x_h with x_h = (1 - a / 2) x1 held fixed
-    assert math.isclose(a.grad, 2 * -0.5 * 0.8 * 3.0, rel_tol=1e-6)
-    assert x1.grad is None
+    last_jump(lambda x, t, s: a * x, x1, evaluations).sum().backward()
+    assert math.isclose(a.grad, gradient, rel_tol=1e-6)
 
 
 def test_gradient_penalty_of_a_linear_discriminator(generator):

@@ -5,16 +5,21 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core.codecs import PixelCodec
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.trainer.losses.perceptual import Perceptual
+from flowmapsr.trainer.losses.perceptual import Loss, Perceptual
 
 CODEC = PixelCodec(2)
+LPIPS = Loss(perceptual=4.0, backbone="squeeze", pretrained=False)
 
 
 @pytest.fixture
 def perceptual():
-    """Small crops, so that they have room to move."""
+    """Small windows, so that they have room to move."""
     torch.manual_seed(0)
-    return Perceptual("squeeze", weight=4.0, crop=32, pretrained=False)
+    return Perceptual(LPIPS, largest=32)
+
+
+def lpips(perceptual, latent, hr, t, place):
+    return perceptual(latent, hr, t, torch.zeros(4), CODEC, place)["perceptual"]
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def places(seed=0):
 
 
 def test_is_zero_for_equal_images(perceptual, hr):
-    distance = perceptual(CODEC.encode(hr), hr, torch.zeros(4), CODEC, places())
+    distance = lpips(perceptual, CODEC.encode(hr), hr, torch.zeros(4), places())
     assert distance.shape == (4,)
     assert distance.abs().max() < 1e-9
 
@@ -36,29 +41,29 @@ def test_is_zero_for_equal_images(perceptual, hr):
 def test_grows_with_the_distortion(perceptual, hr, generator):
     noise = torch.randn(4, 12, 24, 32, generator=generator)
     latent, t = CODEC.encode(hr), torch.zeros(4)
-    distances = [perceptual(latent + scale * noise, hr, t, CODEC, places()) for scale in (0.02, 0.1, 0.5)]
+    distances = [lpips(perceptual, latent + scale * noise, hr, t, places()) for scale in (0.02, 0.1, 0.5)]
     assert (distances[0] > 0).all()
     assert (distances[1] > distances[0]).all()
     assert (distances[2] > distances[1]).all()
 
 
 def test_is_lpips_weighted_by_one_minus_t(perceptual, hr):
-    perceptual.crop = 48
+    perceptual.largest = 48
     hr = hr[..., :48]
     predicted = hr.flip(-1)
     t = torch.tensor([0.0, 0.25, 0.5, 1.0])
-    weighted = perceptual(CODEC.encode(predicted), hr, t, CODEC, places())
-    plain = perceptual.lpips(2 * predicted - 1, 2 * hr - 1).flatten()
+    weighted = lpips(perceptual, CODEC.encode(predicted), hr, t, places())
+    plain = perceptual.distances["perceptual"](2 * predicted - 1, 2 * hr - 1).flatten()
     assert torch.allclose(weighted, 4 * (1 - t) * plain)
     assert weighted[3] == 0
     assert plain.min() > 0
 
 
-def test_only_the_cells_of_one_crop_get_gradient(perceptual, hr):
+def test_only_the_cells_of_one_window_get_gradient(perceptual, hr):
     corners = []
     for seed in range(8):
         latent = CODEC.encode(hr.flip(-1)).requires_grad_()
-        perceptual(latent, hr, torch.zeros(4), CODEC, places(seed)).sum().backward()
+        lpips(perceptual, latent, hr, torch.zeros(4), places(seed)).sum().backward()
         for touched in latent.grad.abs().sum(dim=1) > 0:
             rows, columns = touched.any(dim=1).nonzero().flatten(), touched.any(dim=0).nonzero().flatten()
             assert len(rows) == len(columns) == 16
@@ -69,16 +74,16 @@ def test_only_the_cells_of_one_crop_get_gradient(perceptual, hr):
 
 
 def test_gradient_reaches_predictions_outside_the_range(perceptual, hr):
-    perceptual.crop = 64
+    perceptual.largest = 64
     latent = (CODEC.encode(hr) * 0.2 + torch.tensor([-3.0, 3.0, -3.0, 3.0]).reshape(4, 1, 1, 1)).requires_grad_()
-    perceptual(latent, hr, torch.zeros(4), CODEC, places()).sum().backward()
+    lpips(perceptual, latent, hr, torch.zeros(4), places()).sum().backward()
     assert ((CODEC.decode(latent) < 0) | (CODEC.decode(latent) > 1)).all()
     assert latent.grad.isfinite().all()
     assert (latent.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
 
 
 def test_is_frozen_and_silent(capsys, recwarn):
-    perceptual = Perceptual("squeeze", pretrained=False).train()
+    perceptual = Perceptual(LPIPS).train()
     assert not any(module.training for module in perceptual.modules())
     assert not any(parameter.requires_grad for parameter in perceptual.parameters())
     assert capsys.readouterr() == ("", "")
@@ -92,10 +97,10 @@ def test_says_which_weights_are_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     with pytest.raises(UserError, match=r"squeezenet1_1-b8a52dc0\.pth.*no network.*into .*checkpoints"):
-        Perceptual("squeeze")
+        Perceptual(Loss(perceptual=1.0, backbone="squeeze"))
 
 
 def test_says_how_to_install_lpips(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(UserError, match=r"pip install 'flowmapsr\[train\]'"):
-        Perceptual("squeeze", pretrained=False)
+        Perceptual(LPIPS)

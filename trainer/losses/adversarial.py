@@ -1,10 +1,11 @@
-"""Adversarial fine-tuning: a discriminator of latents and its losses (arXiv 2601.16660, section 3).
+"""Adversarial fine-tuning: what is judged, a discriminator of latents, and losses (arXiv 2601.16660, section 3).
 
 The losses pair every prediction x0' with the x0 of its own LR image (relativistic pairing, as in R3GAN,
 arXiv 2501.05441): what counts is by how much one looks more real than the other.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from ...flowmapsr_core.errors import check
 from ...flowmapsr_core.method.flow import Velocity, flow_map
 
-SMALLEST = 24  # cells along each side that a discriminator takes
+DISCRIMINATORS = ("patch", "projected")
+SMALLEST = 24  # cells along each side that PatchDiscriminator takes
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,18 @@ class Adversarial:
     Attributes:
         rank, alpha: of the LoRA.
         lr: of the LoRA and of the discriminator.
+        discriminator: "patch" judges latents; "projected" judges pictures, by a classifier's features.
+        evaluations: 1 or 2, those of the prediction that is judged.
         warmup: steps that train the discriminator alone.
         reconstruction: weight mu of the guided stage's loss beside the adversarial one.
-        r1, r2: weights of the gradient penalties on real and generated latents, 0 for none.
+        r1, r2: weights of the gradient penalties on real and generated latents or pictures, 0 for none.
     """
 
     rank: int = 64
     alpha: float = 64.0
     lr: float = 1e-5
+    discriminator: str = "patch"
+    evaluations: int = 2
     warmup: int = 200
     reconstruction: float = 1.0
     r1: float = 0.0
@@ -39,6 +45,9 @@ class Adversarial:
     def __post_init__(self) -> None:
         check(self.rank >= 1, "adversarial.rank must be at least 1")
         check(self.alpha > 0 and self.lr > 0, "adversarial.alpha and adversarial.lr must be above 0")
+        known = f"{self.discriminator!r} is none of {', '.join(DISCRIMINATORS)}"
+        check(self.discriminator in DISCRIMINATORS, f"adversarial.discriminator: {known}")
+        check(self.evaluations in (1, 2), "adversarial.evaluations must be 1 or 2")
         check(self.warmup >= 0, "adversarial.warmup must be 0 or more")
         check(min(self.reconstruction, self.r1, self.r2) >= 0, "adversarial's weights must be 0 or more")
 
@@ -67,12 +76,18 @@ def _block(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 4, stride, padding=1), nn.GroupNorm(32, outputs), nn.SiLU()
 
 
-def two_step_prediction(u: Velocity, x1: Tensor) -> Tensor:
-    """``x0' = X(x_h; 1/2 -> 0)`` from ``x_h = sg(X(x1; 1 -> 1/2))``, both (B, C, H, W): only the second jump learns."""
-    one, half, zero = (x1.new_full((len(x1),), time, dtype=torch.float32) for time in (1.0, 0.5, 0.0))
+def last_jump(u: Velocity, x1: Tensor, evaluations: int) -> Tensor:
+    """``x0'`` after so many equal jumps from x1 (B, C, H, W), of which only the last learns.
+
+    With two, ``x0' = X(x_h; 1/2 -> 0)`` from ``x_h = sg(X(x1; 1 -> 1/2))``; with one, ``x0' = X(x1; 1 -> 0)``.
+    """
+    times = [x1.new_full((len(x1),), 1 - k / evaluations, dtype=torch.float32) for k in range(evaluations + 1)]
+    *earlier, last = pairwise(times)
+    x = x1
     with torch.no_grad():
-        x_h = flow_map(u, x1, one, half)
-    return flow_map(u, x_h, half, zero)
+        for t, s in earlier:
+            x = flow_map(u, x, t, s)
+    return flow_map(u, x, *last)
 
 
 def generator_loss(fake: Tensor, real: Tensor) -> Tensor:
@@ -86,7 +101,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def gradient_penalty(discriminator: nn.Module, x: Tensor) -> Tensor:
-    """``E |dD(x)/dx|^2`` where D is the mean score of a latent: R1 for x = x0, R2 for x = x0' (arXiv 2501.05441)."""
+    """``E |dD(x)/dx|^2`` where D is the mean score of what it sees: R1 for x0, R2 for x0' (arXiv 2501.05441)."""
     x = x.detach().requires_grad_()
     score = discriminator(x).flatten(1).mean(dim=1)
     (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)

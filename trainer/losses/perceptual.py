@@ -1,4 +1,4 @@
-"""Time-weighted perceptual loss ``lambda(t) LPIPS(decode(x0_pred), HR)`` (arXiv 2601.16660, section 3)."""
+"""Perceptual losses: distances of the HR prediction's picture to the HR image, weighted by the times of its jump."""
 
 import warnings
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from ...flowmapsr_core.codecs import Codec
 from ...flowmapsr_core.errors import UserError, check
+from .features import FeatureDistance
+from .windows import LARGEST, decoded_windows, windows
 
 # LPIPS backbones: name, and the file of its weights that torchvision downloads
 BACKBONES = {
@@ -24,63 +26,70 @@ class Loss:
     Attributes:
         learned_weight: weigh samples by the learned exp(-psi(t, s)).
         perceptual: weight lambda0 of LPIPS, 0 for none.
+        features: weight of the distance on a classifier's features, 0 for none; it needs no download.
         backbone: of LPIPS.
         pretrained: False for random LPIPS weights, which need no download and serve for trying things out.
     """
 
     learned_weight: bool = False
     perceptual: float = 0.0
+    features: float = 0.0
     backbone: str = "vgg"
     pretrained: bool = True
 
     def __post_init__(self) -> None:
         check(self.perceptual >= 0, "loss.perceptual must be 0 or more")
+        check(self.features >= 0, "loss.features must be 0 or more")
         check(self.backbone in BACKBONES, f"loss.backbone: {self.backbone!r} is none of {', '.join(BACKBONES)}")
 
 
 class Perceptual(nn.Module):
-    """LPIPS on a random crop of every sample, weighted by ``lambda(t) = weight (1 - t)``; frozen.
+    """The distances that a recipe gives a weight to, on a random window of every sample; frozen.
+
+    LPIPS weighs ``lambda0 (1 - t)`` (arXiv 2601.16660, section 3), the distance of features ``lambda (1 - s)``. So a
+    jump to time 0, which ends at a picture to be looked at, counts in full from t = 1 too, where one-step models are
+    trained, and the posterior mean, at s = t = 1, not at all: it is to stay the mean of all pictures that there may be.
 
     Args:
-        backbone: one of BACKBONES.
-        weight: lambda_0, the weight at t = 0.
-        crop: largest side of a crop in image pixels; only the crop is decoded.
-        pretrained: False for random backbone weights.
+        settings: weights, and the backbone of LPIPS.
+        largest: side of a window in image pixels; only the window is decoded.
     """
 
-    def __init__(self, backbone: str = "vgg", weight: float = 10.0, crop: int = 256, pretrained: bool = True) -> None:
+    def __init__(self, settings: Loss, largest: int = LARGEST) -> None:
         super().__init__()
-        self.weight, self.crop = weight, crop
-        self.lpips = _load_lpips(backbone, pretrained).requires_grad_(False).eval()
+        self.settings, self.largest = settings, largest
+        self.distances = nn.ModuleDict()
+        if settings.perceptual:
+            self.distances["perceptual"] = _load_lpips(settings.backbone, settings.pretrained)
+        if settings.features:
+            self.distances["features"] = FeatureDistance()
+        self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Perceptual":
         """Stays in evaluation mode: LPIPS has dropout."""
         return super().train(False)
 
-    def forward(self, x0_pred: Tensor, hr: Tensor, t: Tensor, codec: Codec, place: Tensor) -> Tensor:
-        """Weighted distances (B,).
+    def forward(
+        self, x0_pred: Tensor, hr: Tensor, t: Tensor, s: Tensor, codec: Codec, place: Tensor
+    ) -> dict[str, Tensor]:
+        """Weighted distances (B,), by name.
 
         Args:
-            x0_pred: HR prediction from time t, a latent (B, C, h, w).
+            x0_pred: HR prediction ``x_t - t u(x_t, t, s)`` with s = 0 or s = t, a latent (B, C, h, w).
             hr: image (B, 3, h factor, w factor) in [0, 1].
-            t: (B,).
+            t, s: (B,).
             codec: of the latents.
-            place: (B, 2) in [0, 1), where the crops are: 0 at the top or left, 1 at the other end.
+            place: (B, 2) in [0, 1), where the windows are: 0 at the top or left, 1 at the other end.
         """
-        size = place.new_tensor(x0_pred.shape[-2:])
-        cells = min(self.crop // codec.factor, int(size.min()))
-        corners = (place * (size - cells + 1)).long()
-        # not clamped to [0, 1]: that would cut the gradient where the prediction is furthest off
-        predicted = codec.decode(_crops(x0_pred, corners, cells))
-        true = _crops(hr, corners * codec.factor, cells * codec.factor)
-        distance = self.lpips(predicted.float(), true.float(), normalize=True)
-        return self.weight * (1 - t) * distance.flatten()
-
-
-def _crops(x: Tensor, corners: Tensor, size: int) -> Tensor:
-    """The squares of x (B, C, H, W) with upper left ``corners`` (B, 2), as (B, C, size, size)."""
-    places = zip(x, corners.tolist(), strict=True)
-    return torch.stack([sample[:, top : top + size, left : left + size] for sample, (top, left) in places])
+        predicted = decoded_windows(x0_pred, codec, place, self.largest).float()
+        true = windows(hr, place, predicted.shape[-1], codec.factor).float()
+        weighted = {}
+        if "perceptual" in self.distances:
+            distance = self.distances["perceptual"](predicted, true, normalize=True).flatten()
+            weighted["perceptual"] = self.settings.perceptual * (1 - t) * distance
+        if "features" in self.distances:
+            weighted["features"] = self.settings.features * (1 - s) * self.distances["features"](predicted, true)
+        return weighted
 
 
 def _load_lpips(backbone: str, pretrained: bool) -> nn.Module:

@@ -17,9 +17,12 @@ from ..losses.adversarial import (
     discriminator_loss,
     generator_loss,
     gradient_penalty,
-    two_step_prediction,
+    last_jump,
 )
+from ..losses.perceptual import Perceptual
+from ..losses.projected import ProjectedDiscriminator
 from ..losses.weighting import LossWeight
+from ..losses.windows import decoded_windows
 from ..recipe.recipe import Recipe, Stage
 from .accelerator import is_sharded
 from .batch import Batch, bind, make_target
@@ -102,12 +105,13 @@ class Learner:
         if self.perceptual:
             # x_t - t u is an HR prediction where a jump ends at 0, or s = t
             ends = ~jump | (draws.s == 0)
-            figures["perceptual"] = u.sum() * 0
+            for name in self.perceptual.distances:
+                figures[name] = u.sum() * 0
             if ends.any():
-                x0 = self.picture(batch.x_t - per_sample(draws.t, u) * u)
-                distance = self.perceptual(x0[ends], batch.hr[ends], draws.t[ends], self.codec, draws.place[ends])
-                figures["perceptual"] = distance.sum() / n
-            loss = loss + figures["perceptual"]
+                part, x0 = draws.rows(ends), self.picture(batch.x_t - per_sample(draws.t, u) * u)
+                distances = self.perceptual(x0[ends], batch.hr[ends], part.t, part.s, self.codec, part.place)
+                figures |= {name: distance.sum() / n for name, distance in distances.items()}
+            loss = loss + sum(figures[name] for name in self.perceptual.distances)
         return loss, figures
 
     def picture(self, state: Tensor) -> Tensor:
@@ -152,8 +156,11 @@ class AdversarialLearner(Learner):
 
         add_lora(model.flow, recipe.adversarial.rank, recipe.adversarial.alpha)
         super().__init__(recipe, stage, model, accelerator)
-        discriminator = PatchDiscriminator(model.codec.channels)
-        critic = adamw([{"params": list(discriminator.parameters())}], self.lr, recipe.optimizer.betas)
+        self.projected = recipe.adversarial.discriminator == "projected"
+        discriminator = ProjectedDiscriminator() if self.projected else PatchDiscriminator(model.codec.channels)
+        critic = adamw(
+            [{"params": [p for p in discriminator.parameters() if p.requires_grad]}], self.lr, recipe.optimizer.betas
+        )
         self.discriminator, self.critic = accelerator.prepare(discriminator, critic)
         self.gap = ScoreGap()
         self.modules.append(self.discriminator)
@@ -169,9 +176,10 @@ class AdversarialLearner(Learner):
 
     def judge(self, batch: Batch, u: Velocity) -> tuple[Tensor, Figures]:
         """The discriminator's turn."""
-        settings, real = self.recipe.adversarial, self.picture(batch.x0)
+        settings = self.recipe.adversarial
         with torch.no_grad():
-            fake = self.picture(two_step_prediction(u, batch.x1))
+            fake = last_jump(u, batch.x1, settings.evaluations)
+            real, fake = (self.shown(x, batch) for x in (batch.x0, fake))
         scores = self.discriminator(torch.cat([real, fake])).chunk(2)
         figures = {"discriminator": discriminator_loss(*scores)}
         for name, weight, x in (("r1", settings.r1, real), ("r2", settings.r2, fake)):
@@ -184,13 +192,20 @@ class AdversarialLearner(Learner):
         """The LoRA's turn."""
         # the discriminator's weights stay out of it, until update(): no process is to wait for their gradients
         discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
-        fake, score = (discriminator(self.picture(x)) for x in (two_step_prediction(u, batch.x1), batch.x0))
-        figures = {"adversarial": generator_loss(fake, score)}
-        loss, mu = figures["adversarial"], self.recipe.adversarial.reconstruction
+        settings = self.recipe.adversarial
+        fake = last_jump(u, batch.x1, settings.evaluations)
+        scores = (discriminator(self.shown(x, batch)) for x in (fake, batch.x0))
+        figures = {"adversarial": generator_loss(*scores)}
+        loss, mu = figures["adversarial"], settings.reconstruction
         if mu:
             reconstruction, more = super().loss(batch, step)
             loss, figures = loss + mu * reconstruction, figures | more
         return loss, figures
+
+    def shown(self, state: Tensor, batch: Batch) -> Tensor:
+        """What the discriminator sees of a state: the latent that it begins with, or a window of that as a picture."""
+        latent = self.picture(state)
+        return decoded_windows(latent, self.codec, batch.draws.place) if self.projected else latent
 
     def set_rate(self, factor: float) -> None:
         super().set_rate(factor)
@@ -216,15 +231,11 @@ class AdversarialLearner(Learner):
         return {GAP: round(self.gap.mean, 4)}
 
 
-def make_perceptual(recipe: Recipe, accelerator: Accelerator):
-    """LPIPS as the recipe wants it, or None."""
+def make_perceptual(recipe: Recipe, accelerator: Accelerator) -> Perceptual | None:
+    """The distances that the recipe gives a weight to, or None."""
     settings = recipe.loss
-    if not settings.perceptual:
-        return None
-    from ..losses.perceptual import Perceptual
-
-    perceptual = Perceptual(settings.backbone, settings.perceptual, pretrained=settings.pretrained)
-    return perceptual.to(accelerator.device)
+    wanted = settings.perceptual or settings.features
+    return Perceptual(settings).to(accelerator.device) if wanted else None
 
 
 def adamw(groups: list[dict], lr: float, betas: tuple[float, float]) -> torch.optim.AdamW:

@@ -22,6 +22,7 @@ from ..data.crops import PhotoCrops, StepSampler, collate, training_photos
 from ..data.photos import Sizes
 from ..learning.schedule import lr_factor
 from ..losses.adversarial import SMALLEST
+from ..losses.features import find_classifier
 from ..recipe.recipe import Recipe
 from .accelerator import start_accelerator, track_picture
 from .batch import GUIDED, Batch, draw, generator_of, make_batch, pair_generators
@@ -116,8 +117,12 @@ class StageRun:
 
     def check_crops(self) -> None:
         """See at the start that the recipe's last stage will be able to train."""
-        adversarial, least = self.recipe.stages[-1].kind == "adversarial", SMALLEST * self.model.codec.factor
-        if adversarial and self.crops.shortest_side < least:
+        recipe, least = self.recipe, SMALLEST * self.model.codec.factor
+        if recipe.stages[-1].kind != "adversarial":
+            return
+        if recipe.adversarial.discriminator == "projected":
+            find_classifier()
+        elif self.crops.shortest_side < least:
             raise UserError(f"adversarial fine-tuning needs crops of at least {least} px; raise data.budgets.side")
 
     def announce(self, start: str | Path, new: list[str], unreadable: int) -> None:
