@@ -48,7 +48,7 @@ class ConsistencyLearner(Learner):
         with torch.no_grad():
             picture = self.codec.decode(target)
         zero = torch.zeros_like(batch.draws.t)
-        return {"perceptual": self.perceptual(predicted, picture, zero, self.codec, batch.draws.place)}
+        return self.perceptual(predicted, picture, zero, zero, self.codec, batch.draws.place)
 
 
 class TrajectoryLearner(ConsistencyLearner):
