@@ -15,7 +15,7 @@ class TimePairs:
         coarse: how much likelier each jump length is than the one half as long; 1 is uniform over the levels.
         start: share of flow-matching samples at t = 1, where sampling starts and the posterior mean is read.
         jumps: share of samples that are jumps (self-distillation), once a stage has them.
-        step: of the solver that follows a trajectory (objective "trajectory"), a power of two; OFTSR's is 0.05.
+        step: of the solver of a trajectory (objective "trajectory"), a power of two; OFTSR's is 0.05.
         grids: intervals T of consistency training's grid n / T, one after another over equal parts of its stage.
     """
 
