@@ -62,8 +62,8 @@ def upscale(
         seed: of the noise that a model starts from, if it does; every image of a batch gets the same.
         size: exact output (height, width) in place of ``scale``.
         color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`.
-        tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With a
-            ``LocalNet`` the result is the same for any value.
+        tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With any
+            network but a ``UNet`` the result is the same for any value.
         host: the machine that does the work; default the device of the weights, as torch sees it.
         progress: called as ``progress(done, total, preview)`` after every tile; ``preview()`` gives the picture as it
             stands, (1, 3, h, w) in [0, 1], small. Raise from it to cancel.

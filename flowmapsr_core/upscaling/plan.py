@@ -160,7 +160,8 @@ def _largest_tile(model: Model, cells: tuple[int, int], affordable: float) -> in
         return 0
     radius, stride = model.network.receptive_radius, model.network.stride
     side = min(int(affordable**0.5), LARGEST_BLEND) if radius is None else int(affordable**0.5) - 2 * radius
-    return max(side, SMALLEST_TILE) // stride * stride
+    # with less than the halo on either side, most of the work would be on halos
+    return max(side, SMALLEST_TILE, radius or 0) // stride * stride
 
 
 def ticks(plan: Plan, model: Model, steps: int, runs: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...images.resize import resize
 
 KERNEL = 3  # cells that a convolution sees along an axis
-ROW = 256  # cells; borders are as frequent as in a picture of this size
+ROW = 256  # LR pixels; borders are as frequent as in a picture of this size
 MEAN, DEVIATION, CORRELATION = 0.5, 0.25, 0.95  # of pixels in photographs, the last between neighbours
 NOISE = 3e-4  # deviation of what bfloat16 rounds off
 
@@ -30,13 +30,13 @@ def left_inverse(factor: int, pixels: int) -> Tensor:
     Returns:
         (3 pixels, 3 factor pixels), float64.
     """
-    lr = torch.eye(ROW * pixels, dtype=torch.float64)  # a row a pixel: a picture in which it is 1
-    hr = resize(lr[:, None, None], (1, len(lr) * factor))[:, 0, 0]
+    lr = torch.eye(ROW, dtype=torch.float64)  # for every pixel, a row of pixels in which it is 1
+    hr = resize(lr[:, None, None], (1, ROW * factor))[:, 0, 0]
     y, x = (F.pad(rows, (n, n)).unfold(1, KERNEL * n, n) for rows, n in ((lr, pixels), (hr, pixels * factor)))
-    distance = torch.arange(len(lr)) - torch.arange(len(lr))[:, None]
-    moment = MEAN**2 + DEVIATION**2 * CORRELATION ** distance.abs().double()
-    seen = torch.einsum("ij,jcb->icb", moment, x) / ROW
-    cross, auto = (torch.einsum("ica,icb->ab", rows, seen) for rows in (y, x))
+    distance = (torch.arange(ROW) - torch.arange(ROW)[:, None]).abs()
+    moment = MEAN**2 + DEVIATION**2 * CORRELATION ** distance.double()
+    seen = torch.einsum("ij,jcb->icb", moment, x)
+    cross, auto = (torch.einsum("ica,icb->ab", rows, seen) / x.shape[1] for rows in (y, x))
     return torch.linalg.solve(auto + NOISE**2 * torch.eye(len(auto)), cross.T).T
 
 
