@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from flowmapsr.flowmapsr_core import load_model, upscale
 from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
@@ -26,6 +28,21 @@ def test_the_shipped_recipes_are_valid_and_want_photographs(path, tmp_path, monk
     assert recipe.steps > 0
     with pytest.raises(UserError, match=r"photos is not a folder; name one .* --set data.photos=FOLDER"):
         training_photos(recipe.data)
+
+
+@pytest.mark.parametrize("name", ["oftsr", "ctmsr-small"])
+def test_a_small_recipe_trains_a_model_that_upscales(name, photos, tmp_path):
+    """All of its stages, a step of each."""
+    if name == "ctmsr-small":
+        pytest.importorskip("efficientnet_lite_pytorch", reason="a classifier's features are an extra")
+    (path,) = (path for path in RECIPES if path.stem == name)
+    stages = ",".join(f'{{kind="{stage.kind}",steps=1}}' for stage in read_recipe(path, []).stages)
+    small = (f"stages=[{stages}]", "data.budgets=[{side=64,batch=2}]", "degrade.groups=2", "output.tracker=none")
+    done = train(path, *small, f"data.photos={photos}", f"output.folder={tmp_path}")
+    assert done.status == 0, done.err
+    model = load_model(tmp_path / "model.safetensors")
+    assert model.method.noise > 0
+    assert upscale(model, torch.rand(1, 3, 8, 8), 2, seed=1).isfinite().all()
 
 
 def test_a_dry_run_resolves_the_recipe_and_says_what_it_takes():
