@@ -33,8 +33,6 @@ def test_the_shipped_recipes_are_valid_and_want_photographs(path, tmp_path, monk
 @pytest.mark.parametrize("name", ["oftsr", "ctmsr-small"])
 def test_a_small_recipe_trains_a_model_that_upscales(name, photos, tmp_path):
     """All of its stages, a step of each."""
-    if name == "ctmsr-small":
-        pytest.importorskip("efficientnet_lite_pytorch", reason="a classifier's features are an extra")
     (path,) = (path for path in RECIPES if path.stem == name)
     stages = ",".join(f'{{kind="{stage.kind}",steps=1}}' for stage in read_recipe(path, []).stages)
     small = (f"stages=[{stages}]", "data.budgets=[{side=64,batch=2}]", "degrade.groups=2", "output.tracker=none")
