@@ -3,7 +3,7 @@
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,50 +24,75 @@ ABANDONED = 3600.0  # seconds after which a half-written file is no process's an
 
 @dataclass(frozen=True)
 class Job:
-    """One image: the file that is read, and the one that is made."""
+    """One image: the file that is read, the one that is made, and the two of its map where one is asked for."""
 
     source: Path
     target: Path
+    maps: tuple[Path, ...] = ()
+
+    @property
+    def made(self) -> tuple[Path, ...]:
+        """All files that are made."""
+        return (self.target, *self.maps)
 
 
-def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
+def plan_jobs(inputs: list[Path], output: Path, maps: Path | None = None) -> list[Job]:
     """Pair every input image with its output file.
 
     One input file and an output with an image extension: that file. Anything else: ``output`` is a folder, files
     keep their names (a folder's files also their place in it), and formats that cannot be written become PNG. What lies
     in ``output`` is no input, where ``output`` lies in a folder of inputs: an earlier run has made it.
+    All of this goes for ``maps`` too, but there files of a folder are PNG.
 
     Raises :class:`UserError` if nothing is to be done, two results would get the same name, or one an input's.
     """
+    folders = [output] if maps is None else [output, maps]
     if len(inputs) == 1 and not inputs[0].is_dir() and output.suffix and not output.is_dir():
-        check_writable(output)
-        jobs = [Job(inputs[0], output)]
+        for file in folders:
+            check_writable(file)
+        jobs = [Job(inputs[0], output, () if maps is None else _with_heat(maps))]
     else:
-        if output.suffix.lower() in WRITABLE and not output.is_dir():
-            raise UserError(f"{output} is one file for several images; give a folder")
-        jobs, made = [], output.resolve()
+        for folder in folders:
+            if folder.suffix.lower() in WRITABLE and not folder.is_dir():
+                raise UserError(f"{folder} is one file for several images; give a folder")
+        jobs, made = [], [folder.resolve() for folder in folders]
         for source in inputs:
-            root, files = source.parent, [source]
-            if source.is_dir():
-                root = source
-                files = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in READABLE)
-                if not files:
-                    raise UserError(f"{source} holds no images ({', '.join(sorted(READABLE))})")
-                if made.is_relative_to(source.resolve()):
-                    files = [file for file in files if not file.resolve().is_relative_to(made)]
-            jobs += [Job(file, output / _named(file.relative_to(root))) for file in files]
-        check_writable(output / "image.png")
+            root = source if source.is_dir() else source.parent
+            for file in _images_in(source, made) if source.is_dir() else [source]:
+                place = file.relative_to(root)
+                beside = () if maps is None else _with_heat(maps / _named(place, {".png"}))
+                jobs.append(Job(file, output / _named(place), beside))
+        for folder in folders:
+            check_writable(folder / "image.png")
     if not jobs:
-        raise UserError(f"all images lie in the output {output} itself; choose another output")
-    sources = {job.source.resolve() for job in jobs}
-    targets: dict[Path, Path] = {}
-    for job in jobs:
-        other = targets.setdefault(job.target, job.source)
-        if other != job.source:
-            raise UserError(f"{other} and {job.source} would both become {job.target}; take them one by one")
-        if job.target.resolve() in sources:
-            raise UserError(f"{job.target} is an input itself; choose another output")
+        places = " or ".join(str(folder) for folder in folders)
+        raise UserError(f"all images lie in the output {places} itself; choose another output")
+    _check_apart(jobs)
     return jobs
+
+
+def _images_in(folder: Path, made: list[Path]) -> list[Path]:
+    """The images of a folder tree but for what lies in folders inside it that are to be filled."""
+    images = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in READABLE)
+    if not images:
+        raise UserError(f"{folder} holds no images ({', '.join(sorted(READABLE))})")
+    inside = [path for path in made if path.is_relative_to(folder.resolve())]
+    return [image for image in images if not any(image.resolve().is_relative_to(path) for path in inside)]
+
+
+def _check_apart(jobs: list[Job]) -> None:
+    """:class:`UserError` if two files that are made would get the same name, or one an input's."""
+    sources = {job.source.resolve() for job in jobs}
+    owners: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target in job.maps:
+            raise UserError(f"{job.target} would be a picture and its map; choose another place for maps")
+        for file in job.made:
+            other = owners.setdefault(file, job.source)
+            if other != job.source:
+                raise UserError(f"{other} and {job.source} would both become {file}; take them one by one")
+            if file.resolve() in sources:
+                raise UserError(f"{file} is an input itself; choose another output")
 
 
 Make = Callable[[Job, Callable[[int, int], None]], None]  # makes an image, and calls progress(done, total)
@@ -108,9 +133,10 @@ def run_jobs(jobs: list[Job], options: Namespace, share: Share, task: Task) -> i
         UserError: from ``task.prepare``.
     """
     mine = share.of(jobs)  # first, as all must see the same list
-    for folder in {job.target.parent for job in mine}:
+    for folder in {file.parent for job in mine for file in job.made}:
         remove_partials(folder, ABANDONED)
-    todo = mine if len(jobs) == 1 or options.overwrite else [job for job in mine if not job.target.exists()]
+    again = len(jobs) == 1 or options.overwrite
+    todo = [job for job in mine if again or not all(file.exists() for file in job.made)]
     failures = share.gather(_run(todo, options, share, task) if todo else [])
     skipped = sum(share.gather([len(mine) - len(todo)]))
     if not share.is_main:
@@ -159,5 +185,10 @@ def _in_one_line(error: Exception, source: Path, task: Task) -> str:
     return f"{source} is too odd ({what}); --verbose says where. Save it anew with another program"
 
 
-def _named(path: Path) -> Path:
-    return path if path.suffix.lower() in WRITABLE else path.with_name(path.name + ".png")
+def _named(path: Path, formats: Collection[str] = WRITABLE) -> Path:
+    return path if path.suffix.lower() in formats else path.with_name(path.name + ".png")
+
+
+def _with_heat(path: Path) -> tuple[Path, Path]:
+    """A map, and the picture of its heat beside it."""
+    return path, path.with_name(f"{path.stem}-heat{path.suffix}")

@@ -51,6 +51,8 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, metavar="N", help="network evaluations, 1, 2 or 4 (from the look)")
     add("--guidance", type=float, metavar="F", help="guidance scale, 1 (none) to 8 (from the look)")
     add("--realism", type=float, metavar="F", help="0: closest to the source, 1: most detail (from the look)")
+    add("--realism-mask", type=Path, metavar="FILE",
+        help="where: white takes that realism, black 0; an image of the input's size or the output's")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="of the noise that some models start from (%(default)s)")
     _add_model(parser, scale_default="1.5; of it --look faithful takes none, vivid 4/3")
     add("--prompt", metavar="TEXT", help="what to go for, in place of the model's own; needs --text-encoder")
@@ -58,6 +60,8 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--color", choices=COLORS, default="lr-residual", metavar="METHOD",
         help=f"colour correction: {', '.join(COLORS)} (%(default)s)")  # fmt: skip
     add("--color-strength", type=float, default=1.0, metavar="F", help="0 (off) to 1 (%(default)g)")
+    add("--invention-map", type=Path, metavar="FILE",
+        help="where to map what the input does not support, and NAME-heat beside it; a folder for several")  # fmt: skip
     add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")

@@ -5,6 +5,7 @@ the ``dtype`` it computes in, and
 
 - ``encode(image, bands=None)``: (B, 3, H, W) in [0, 1] to a scaled latent (B, channels, H / factor, W / factor);
 - ``decode(latent, bands=None)``: back to an image about [0, 1], not clamped;
+- ``weights(mask)``: a mask (B, 1, H, W) of image pixels as one that broadcasts over latents;
 - ``memory(height, width, bands=None)``: estimate of the bytes that either takes at its peak for an image of so many
   pixels, on the device of the weights and beside the image itself.
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .bands import Bands
@@ -59,6 +60,10 @@ class FrozenVAE(nn.Module, ABC):
         """The other way round; the image is not clamped, and in bands there is no gradient."""
         unscaled = latent / self.config.scaling_factor + self.config.shift_factor
         return self._decode(unscaled.to(self.dtype), bands).to(latent.dtype) * 0.5 + 0.5
+
+    def weights(self, mask: Tensor) -> Tensor:
+        """A mask (B, 1, H, W) of image pixels as one of latents, (B, 1, H / factor, W / factor): a cell's mean."""
+        return F.avg_pool2d(mask, self.factor)
 
     @abstractmethod
     def memory(self, height: int, width: int, bands: Bands | None = None) -> int: ...

@@ -38,6 +38,10 @@ class PixelCodec:
         """The inverse of :meth:`encode`; the result is not clamped."""
         return F.pixel_shuffle(latent, self.factor) * 0.5 + 0.5
 
+    def weights(self, mask: Tensor) -> Tensor:
+        """A mask (B, 1, H, W) of image pixels as one of latents: for each of their numbers, that of its pixel."""
+        return F.pixel_unshuffle(mask.expand(-1, 3, -1, -1), self.factor)
+
     def memory(self, height: int, width: int, bands: Bands | None = None) -> int:
         """Nothing beside the image itself."""
         return 0

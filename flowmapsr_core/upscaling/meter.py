@@ -1,6 +1,6 @@
 """One count for everything that is done to a batch: tiles of every step, and bands of the codec."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
@@ -67,3 +67,19 @@ class Meter:
         self.host.check_cancelled()
         if self.progress is not None:
             self.progress(done, self.total, self.picture)
+
+
+def in_turn(progress: Progress | None, runs: int) -> Iterator[Progress | None]:
+    """What so many runs call, one after another, so that ``progress`` sees one count for all of them."""
+    before = 0
+    for left in range(runs, 0, -1):
+        ticks = 0
+
+        def count(done: int, total: int, preview: Callable[[], Tensor], before: int = before, left: int = left) -> None:
+            nonlocal ticks
+            ticks = total
+            if progress is not None:
+                progress(before + done, before + total * left, preview)
+
+        yield count
+        before += ticks

@@ -20,6 +20,7 @@ from .host import Host, TorchHost
 from .meter import Meter, Progress
 from .plan import Plan, describe, in_memory, make_plan, ticks
 from .preview import Preview
+from .realism_mask import blend, check_mask, runs_for
 
 log = logging.getLogger("flowmapsr")
 
@@ -39,6 +40,7 @@ def upscale(
     *,
     look: str = "balanced",
     realism: float | None = None,
+    realism_mask: Tensor | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
     color: str = "lr-residual",
@@ -59,6 +61,8 @@ def upscale(
         look: ``faithful``, ``balanced`` or ``vivid``.
         realism: from 0, the posterior mean (closest to the source), to 1, a sample (most detail); default the look's:
             0 for ``faithful`` without ``steps``, else 1.
+        realism_mask: where, (1 or B, 1, h, w) in [0, 1] of the image's size or the output's: 1 takes that realism, 0
+            the posterior mean, and what lies between blends the two, for one more evaluation.
         seed: of the noise that a model starts from, if it does; every image of a batch gets the same.
         size: exact output (height, width) in place of ``scale``.
         color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`.
@@ -72,9 +76,10 @@ def upscale(
         (B, 3, round(scale * H), round(scale * W)) float32 in [0, 1], on the image's device.
 
     Raises:
-        UserError: an argument is out of its range, or the image is smaller than 4 px.
+        UserError: an argument is out of its range, the image is smaller than 4 px, or the mask does not fit it.
     """
     size = output_size(image, scale, size)
+    check_mask(realism_mask, image, size)
     settings = as_trained(model, override(find_look(look), steps, guidance, realism))
     check_seed(seed)
     check_color(color, color_strength)
@@ -83,15 +88,15 @@ def upscale(
     if log.isEnabledFor(logging.INFO):  # counting operations takes a moment
         log.info("%s", describe(plan, model, settings.steps))
 
-    def work(lr: Tensor, meter: Meter, plan: Plan) -> Tensor:
-        lr = lr.to(plan.store)
-        meter.begin(ticks(plan, model, settings.steps, runs=2), lr)
-        x0 = sample_image(model, resize(lr, size).clamp(0, 1), settings, seed, meter, plan)
+    def work(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
+        lr, runs = lr.to(plan.store), runs_for(model.method, settings, mask)
+        meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=2), lr)
+        x0 = sample_image(model, resize(lr, size).clamp(0, 1), runs, mask, seed, meter, plan)
         sr = model.codec.decode(x0, plan.bands(meter.bands()))[..., : size[0], : size[1]]
         del x0
         return match_color(sr, lr, color, color_strength).clamp_(0, 1)
 
-    return each(work, image, model, plan, host, progress)
+    return each(work, image, realism_mask, model, plan, host, progress)
 
 
 @torch.no_grad()
@@ -100,6 +105,7 @@ def upscale_latent(
     image: Tensor,
     settings: Look,
     *,
+    realism_mask: Tensor | None = None,
     seed: int = 0,
     tile: int | None = None,
     overlap: int = 0,
@@ -110,6 +116,7 @@ def upscale_latent(
 
     Args:
         image: (B, 3, H, W) in [0, 1].
+        realism_mask: of the image's size, or of the one that it had before.
         overlap: what blended tiles share, in output pixels; 0 to choose.
 
     Returns:
@@ -117,47 +124,55 @@ def upscale_latent(
     """
     settings, host = as_trained(model, settings), host or TorchHost(model.device)
     check_seed(seed)
+    check_mask(realism_mask, image)
     plan = make_plan(model, (image.shape[2], image.shape[3]), host, tile)
     if overlap:
         plan = replace(plan, overlap=-(-overlap // model.codec.factor))
 
-    def work(single: Tensor, meter: Meter, plan: Plan) -> Tensor:
-        single = single.to(plan.store)
-        meter.begin(ticks(plan, model, settings.steps, runs=1), single)
-        return sample_image(model, single.clamp(0, 1), settings, seed, meter, plan)
+    def work(single: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
+        single, runs = single.to(plan.store), runs_for(model.method, settings, mask)
+        meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=1), single)
+        return sample_image(model, single.clamp(0, 1), runs, mask, seed, meter, plan)
 
-    return each(work, image, model, plan, host, progress)
+    return each(work, image, realism_mask, model, plan, host, progress)
 
 
 def each(
-    work: Callable[[Tensor, Meter, Plan], Tensor],
+    work: Callable[[Tensor, Tensor | None, Meter, Plan], Tensor],
     images: Tensor,
+    masks: Tensor | None,
     model: Model,
     plan: Plan,
     host: Host,
     progress: Progress | None,
 ) -> Tensor:
-    """``work`` of every image of a batch, one after another, with less memory where there is not enough."""
+    """``work`` of every image of a batch and its mask, one after another, with less memory where it runs out."""
     meter = Meter(progress, len(images), host)
 
     def results() -> Iterator[Tensor]:
         nonlocal plan
-        for image in images.float().split(1):
-            result, plan = in_memory(plan, model, host, partial(work, image, meter))
+        for index, image in enumerate(images.float().split(1)):
+            mask = None if masks is None else masks[index % len(masks)][None]
+            result, plan = in_memory(plan, model, host, partial(work, image, mask, meter))
             meter.finish()
             yield result.to(images.device)
 
     return batch_of(len(images), results())
 
 
-def sample_image(model: Model, image: Tensor, settings: Look, seed: int, meter: Meter, plan: Plan) -> Tensor:
-    """HR latent (1, C, ceil(H / factor), ceil(W / factor)) of an LR image (1, 3, H, W) in [0, 1] at its final size."""
+def sample_image(
+    model: Model, image: Tensor, runs: list[Look], mask: Tensor | None, seed: int, meter: Meter, plan: Plan
+) -> Tensor:
+    """HR latent (1, C, ceil(H / factor), ceil(W / factor)) of an LR image (1, 3, H, W) in [0, 1] at its final size.
+
+    It is sampled by each of ``runs``, see :func:`.realism_mask.runs_for`, and these are blended by the mask.
+    """
     lr = encode(model, image, meter, plan)
     if meter.progress is not None:
         meter.show(Preview(model.codec, lr, image))
     eps = noise_like(lr, seed) if model.method.noise else None
-    u = plan.tiling(model).velocity(model.velocity(settings.guidance), meter.on_tile, plan.device)
-    x0 = model.method.sample(u, lr, eps, settings)
+    u = plan.tiling(model).velocity(model.velocity(runs[0].guidance), meter.on_tile, plan.device)
+    x0 = blend([model.method.sample(u, lr, eps, run) for run in runs], mask, image, model.codec)
     height, width = (-(-side // model.codec.factor) for side in image.shape[-2:])
     return x0[..., :height, :width]
 

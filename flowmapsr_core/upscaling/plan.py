@@ -164,9 +164,9 @@ def _largest_tile(model: Model, cells: tuple[int, int], affordable: float) -> in
     return max(side, SMALLEST_TILE, radius or 0) // stride * stride
 
 
-def ticks(plan: Plan, model: Model, steps: int, runs: int) -> int:
-    """What a meter counts for an image: evaluations, and ``runs`` of the codec if it works in bands."""
-    return plan.evaluations(model, steps) + (runs * BAND_TICKS if plan.rows else 0)
+def ticks(plan: Plan, model: Model, steps: int, codings: int) -> int:
+    """What a meter counts for an image: evaluations, and so many runs of the codec if it works in bands."""
+    return plan.evaluations(model, steps) + (codings * BAND_TICKS if plan.rows else 0)
 
 
 def in_memory(plan: Plan, model: Model, host: Host, attempt: Callable[[Plan], Tensor]) -> tuple[Tensor, Plan]:

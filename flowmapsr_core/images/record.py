@@ -1,0 +1,50 @@
+"""How a picture was made, kept in the picture itself.
+
+JSON in EXIF's ProcessingSoftware: all formats that are written here hold it, and it is for programs to fill in, so what
+a photographer has written stays.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .picture_files import opened
+
+log = logging.getLogger("flowmapsr")
+
+PROCESSING_SOFTWARE = 0x000B
+PROGRAM = "FlowMapSR "  # ahead of the JSON: other programs show the entry as a name
+LONGEST = 65533  # bytes of EXIF that a JPEG holds
+
+Record = dict[str, Any]  # what JSON can hold
+
+
+def with_record(metadata: dict[str, Any], record: Record) -> dict[str, Any]:
+    """Metadata of a :class:`.picture_files.Picture` with a record in its EXIF, in place of an earlier one.
+
+    It is left out where EXIF that fits into a JPEG would not with it.
+    """
+    before, entries = metadata.get("exif", b""), Image.Exif()
+    entries.load(before)
+    entries[PROCESSING_SOFTWARE] = PROGRAM + json.dumps(record)
+    exif = entries.tobytes()
+    if len(before) <= LONGEST < len(exif):
+        log.warning("the EXIF is too long for a note of how the picture was made; that is left out")
+        return metadata
+    return {**metadata, "exif": exif}
+
+
+def read_record(path: Path) -> Record | None:
+    """The record in an image file; None if FlowMapSR has written none. Errors as from :func:`.picture_files.opened`."""
+    with opened(path, str(path)) as image:
+        text = image.getexif().get(PROCESSING_SOFTWARE)
+    if not isinstance(text, str) or not text.startswith(PROGRAM):
+        return None
+    try:
+        record = json.loads(text.removeprefix(PROGRAM))
+    except ValueError:  # another program has cut it
+        return None
+    return record if isinstance(record, dict) else None
