@@ -117,7 +117,7 @@ def _upscale(
         )  # fmt: skip
 
     color = make()
-    record |= {"from": _in_pixels(source.shape), "to": _in_pixels(color.shape)}
+    record = record | {"from": _in_pixels(source.shape), "to": _in_pixels(color.shape)}
     if job.maps:
         invented = map_invention(make, model.method, color, source, options.seed)
         record["invention"] = round(invented.mean().item(), 4)
