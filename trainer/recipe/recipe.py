@@ -190,13 +190,13 @@ class Recipe:
 
     def _check_consistency(self, kinds: list[str]) -> None:
         """See that the losses of CTMSR's stages are there, and no other."""
-        trained, pictures = not set(kinds).isdisjoint(CONSISTENT), self.loss.perceptual + self.loss.features > 0
+        trained, pictures = not set(kinds).isdisjoint(CONSISTENT), self.loss.perceptual > 0 or self.loss.features > 0
         some = pictures or self.consistency.charbonnier > 0
         check(not trained or some, "consistency training has no loss; set consistency.charbonnier above 0")
         plain = not self.loss.learned_weight
         check(not trained or plain, "loss.learned_weight weighs velocities, and consistency training has none")
         matched = pictures or "trajectory-matching" not in kinds
-        check(matched, "stages: trajectory-matching needs a distance of pictures; set loss.features above 0")
+        check(matched, "stages: trajectory-matching needs a distance of pictures; set loss.perceptual or loss.features")
 
     def configured(self, start: dict[str, Any], info: dict[str, Any] | None = None) -> Model:
         """The model to train, on torch's current device, of ``start``'s configuration where the recipe leaves one out.
