@@ -28,6 +28,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from trainer_process import failure, start, train, train_on_two
 
 CPU = torch.device("cpu")
+pickles = pytest.mark.skipif(torch.__version__ < (2, 6), reason="torch loads no pickled weights safely yet")
 STRAIGHT = (
     'stages=[{kind="flow-matching",steps=2},{kind="guided",steps=5,objective="straight"}]',
     "teacher.of=jumps",
@@ -124,6 +125,17 @@ def test_of_jumps_flow_matching_keeps_hr(recipe_file, upscaler, small_model):
     assert torch.equal(batch.hr[::2], hr[::2])
 
 
+def test_both_ends_of_the_dial_and_nothing_else_are_a_matter_of_times(recipe_file):
+    """Half of the samples are at s = t = 1, HR's posterior mean, and half are the jump to the teacher's picture."""
+    stages = 'stages=[{kind="self-distillation",steps=1,objective="straight"}]'
+    times = "times={levels=1, start=1, jumps=0.5}"
+    recipe = read_recipe(recipe_file, ["teacher.upscaler=a", "teacher.of=jumps", stages, times])
+    draws = draw(recipe, recipe.stages[0], 400, generator_of(0))
+    assert torch.equal(draws.t, torch.ones(400))
+    assert torch.equal(draws.s, (~draws.jump).float())
+    assert draws.jump.sum() == 200
+
+
 @pytest.mark.parametrize(
     ("scale", "factor", "inputs"),
     [(4, 5, [13, 32]), (4, 4, [16]), (2, 8, [8, 16, 32]), (2, 1.5, [43]), (3, 9, [7, 21, 43])],
@@ -137,18 +149,35 @@ def test_it_enlarges_again_until_it_is_enough_and_from_no_more_than_that_takes(t
     assert seen == inputs
 
 
-def test_a_picture_depends_on_its_image_alone_and_a_pth_gives_the_same(tmp_path):
+def test_a_picture_depends_on_its_image_alone_and_has_8_bits(tmp_path):
     torch.manual_seed(0)
-    network = ESRGAN(num_filters=4, num_blocks=1, scale=4)
-    torch.save({"params_ema": network.state_dict()}, tmp_path / "model.pth")
-    save_file(network.state_dict(), tmp_path / "model.safetensors")
-    files = (Upscaler(tmp_path / name, CPU) for name in ("model.pth", "model.safetensors"))
-    images = torch.rand(3, 3, 9, 11)
-    one, other = (upscaler(images, (33, 41)) for upscaler in files)
+    save_file(ESRGAN(num_filters=4, num_blocks=1, scale=4).state_dict(), tmp_path / "model.safetensors")
+    upscaler, images = Upscaler(tmp_path / "model.safetensors", CPU), torch.rand(3, 3, 9, 11)
+    pictures = upscaler(images, (33, 41))
+    assert torch.equal(pictures, torch.cat([upscaler(image[None], (33, 41)) for image in images]))
+    assert torch.equal(pictures, eight_bit(pictures))
+
+
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pickles
+def test_a_pth_holds_weights_and_nothing_else(taught, upscaler, tmp_path):
+    torch.save({"params_ema": load_file(upscaler)}, tmp_path / "x4.pth")
+    lr = torch.rand(1, 3, 9, 11)
+    one, other = (Upscaler(path, CPU)(lr, (36, 44)) for path in (upscaler, tmp_path / "x4.pth"))
     assert torch.equal(one, other)
-    alone = torch.cat([Upscaler(tmp_path / "model.pth", CPU)(image[None], (33, 41)) for image in images])
-    assert torch.equal(one, alone)
-    assert torch.equal(one, eight_bit(one))
+    torch.save({"params_ema": Trap(tmp_path / "touched")}, tmp_path / "trap.pth")
+    trap = f"teacher.upscaler={tmp_path / 'trap.pth'}"
+    assert "holds more than weights" in failure(*taught[:2], trap, f"output.folder={tmp_path / 'run'}")
+    assert not (tmp_path / "touched").exists()
 
 
 def test_a_teacher_is_not_trained(taught, tmp_path, monkeypatch):
@@ -168,34 +197,21 @@ def test_a_teacher_is_not_trained(taught, tmp_path, monkeypatch):
     assert not any(weight.requires_grad or weight.grad is not None for weight in upscaler.model.model.parameters())
 
 
-class Trap:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_what_is_no_teacher_is_said_in_one_line(taught, tmp_path, monkeypatch):
     make_upscaler(tmp_path / "gray.safetensors", channels=1)
     make_upscaler(tmp_path / "restores.safetensors", scale=1)
     save_file({"moon": torch.zeros(3)}, tmp_path / "moon.safetensors")
-    torch.save({"body.0.weight": Trap(tmp_path / "touched")}, tmp_path / "trap.pth")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "x4.safetensors").read_bytes()[:-9])
     for file, message in (
         ("gray.safetensors", "holds a RealESRGAN Compact from 1 to 1 channels; give one from RGB to RGB"),
         ("restores.safetensors", "that does not enlarge photographs"),
         ("moon.safetensors", "spandrel knows no upscaler like"),
-        ("trap.pth", "holds more than weights"),
         ("cut.safetensors", "is truncated or damaged"),
-        ("nowhere.pth", "no such file"),
+        ("nowhere.safetensors", "no such file"),
     ):
         settings = (*taught[:2], f"teacher.upscaler={tmp_path / file}", f"output.folder={tmp_path / 'runs' / file}")
         assert message in failure(*settings)
         assert message in failure(*settings, f"teacher.cache={tmp_path / 'cache'}", command=teach.main)
-    assert not (tmp_path / "touched").exists()
     assert not (tmp_path / "cache").exists()
 
     def fail(*_):
@@ -342,6 +358,12 @@ def test_killed_while_it_makes_pictures_it_leaves_whole_ones(taught, tmp_path):
     assert process.exitcode == -signal.SIGKILL
     for path in cache.glob("*.png"):
         assert Image.open(path).convert("RGB").size == (64, 256)
+
+
+def test_what_a_later_stage_lacks_is_said_before_the_first(taught, tmp_path):
+    settings = (*taught, *STRAIGHT, f"output.folder={tmp_path / 'run'}", f"teacher.cache={tmp_path / 'cache'}")
+    assert "cache holds the pictures of 0 of 3 steps" in failure(*settings)
+    assert not list((tmp_path / "run").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("command", [{}, {"command": teach.main}], ids=["train", "teach"])

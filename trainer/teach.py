@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -54,10 +55,7 @@ def teach(recipe: Recipe) -> Path:
     with processes.main_process_first():
         if processes.is_main_process:
             cache.claim()
-    steps = {
-        step for index in range(len(recipe.stages)) if recipe.is_taught(index) for step in recipe.pair_steps(index)
-    }
-    own = sorted(steps)[processes.process_index :: processes.num_processes]
+    own = cache.steps[processes.process_index :: processes.num_processes]
     left = cache.missing(own)
     loader = DataLoader(
         crops,
@@ -66,23 +64,24 @@ def teach(recipe: Recipe) -> Path:
         collate_fn=collate,
         worker_init_fn=outlive_signals,
     )
-    drawn = iter(loader)
+    behind, quiet = len(own) - len(left), not processes.is_main_process
     try:
-        with tqdm(
-            total=len(own), initial=len(own) - len(left), unit="step", disable=not processes.is_main_process
-        ) as bar:
-            for step in left:
-                hr, _ = next_crops(drawn)
-                generators = pair_generators(recipe, step, range(recipe.degrade.groups))
-                nobody = torch.zeros(len(hr), dtype=torch.bool, device=device)
-                *_, small = make_pairs(hr.to(device), recipe.degrade, nobody, generators)
-                rows = taught_rows(recipe, len(hr))
-                cache.write(step, upscaler.of_groups(small, rows, (hr.shape[-2], hr.shape[-1])))
-                bar.update()
+        drawn = iter(loader)
+        for step in tqdm(left, initial=behind, total=len(own), unit="step", disable=quiet):
+            hr = next_crops(drawn)[0].to(device)
+            cache.write(step, pictures_of(recipe, step, hr, upscaler))
     except KeyboardInterrupt as error:
         raise Stopped("stopped; the same command goes on with the pictures that are left", signal.SIGINT) from error
     processes.destroy_process_group()
     return cache.folder
+
+
+def pictures_of(recipe: Recipe, step: int, hr: Tensor, upscaler: Upscaler) -> Tensor:
+    """The teacher's pictures (n, 3, H, W) for a step's HR crops (B, 3, H, W), those of its :func:`taught_rows`."""
+    generators = pair_generators(recipe, step, range(recipe.degrade.groups))
+    nobody = torch.zeros(len(hr), dtype=torch.bool, device=hr.device)
+    *_, small = make_pairs(hr, recipe.degrade, nobody, generators)
+    return upscaler.of_groups(small, taught_rows(recipe, len(hr)), (hr.shape[-2], hr.shape[-1]))
 
 
 if __name__ == "__main__":

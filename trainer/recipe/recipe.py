@@ -232,6 +232,11 @@ class Recipe:
         repeat = self.teacher.steps if self.is_taught(index) else 0
         return [step % repeat if repeat else step for step in range(first, first + self.stages[index].steps)]
 
+    def taught_steps(self) -> list[int]:
+        """The steps whose pairs get the teacher's pictures, each once, in order."""
+        taught = filter(self.is_taught, range(len(self.stages)))
+        return sorted({step for index in taught for step in self.pair_steps(index)})
+
     @property
     def flow_steps(self) -> int:
         """Steps of the stages that train the network itself: all but the adversarial one."""

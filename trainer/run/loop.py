@@ -96,8 +96,8 @@ class StageRun:
         beside = int(os.environ.get("LOCAL_WORLD_SIZE") or self.accelerator.num_processes)
         self.crops = PhotoCrops(recipe.data, sizes, codec.factor * network.stride, recipe.seed, beside)
         self.pairs = recipe.pair_steps(index)
-        taught = recipe.is_taught(index)
-        self.teaching = Teaching(recipe, self.crops, self.pairs, self.accelerator.device) if taught else None
+        teaching = Teaching(recipe, self.crops, self.accelerator.device) if recipe.teacher.upscaler else None
+        self.teaching = teaching if recipe.is_taught(index) else None  # one that a later stage needs is looked at now
         validates = bool(recipe.data.validation) and self.accelerator.is_main_process
         self.validation = load_crops(Path(recipe.data.validation)) if validates else None
         self.check_crops()

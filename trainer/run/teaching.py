@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,16 @@ MADE_OF = "made-of.json"
 
 
 class Teaching:
-    """What gives the micro-batches of a stage their teacher's pictures.
+    """What gives micro-batches their teacher's pictures.
 
-    Args:
-        pairs: steps whose pairs the stage draws.
-
-    Raises:
-        UserError: the teacher is none, or the cache is another's or not filled.
+    Raises :class:`UserError` if the recipe's teacher is none, or its cache another's or not filled.
     """
 
-    def __init__(self, recipe: Recipe, crops: PhotoCrops, pairs: list[int], device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, crops: PhotoCrops, device: torch.device) -> None:
         self.recipe = recipe
         self.cache = Cache(recipe, crops) if recipe.teacher.cache else None
         if self.cache:
-            self.cache.check(pairs)
+            self.cache.check()
         else:
             self.upscaler = Upscaler(Path(recipe.teacher.upscaler).expanduser(), device)
 
@@ -59,10 +54,13 @@ class Cache:
     """A folder of PNG files, one a step: the teacher's pictures of its pairs, below one another.
 
     Beside them lies what they are made of, as :func:`made_of` says.
+
+    Attributes:
+        steps: those whose pictures it is to hold, in order.
     """
 
     def __init__(self, recipe: Recipe, crops: PhotoCrops) -> None:
-        self.folder = Path(recipe.teacher.cache).expanduser()
+        self.folder, self.steps = Path(recipe.teacher.cache).expanduser(), recipe.taught_steps()
         self.made_of = made_of(recipe, crops)
 
     def claim(self) -> None:
@@ -75,22 +73,21 @@ class Cache:
                 write_text(path, json.dumps(self.made_of, indent=1))
         self._compare()
 
-    def check(self, steps: Iterable[int]) -> None:
-        """Raise :class:`UserError` unless the pictures of all steps are there, of this teacher and recipe."""
+    def check(self) -> None:
+        """Raise :class:`UserError` unless all pictures are there, of this teacher and recipe."""
         if (self.folder / MADE_OF).exists():
             self._compare()
-        steps = set(steps)
-        missing = len(self.missing(steps))
+        wanted, missing = len(self.steps), len(self.missing(self.steps))
         if missing:
             raise UserError(
-                f"teacher.cache: {self.folder} holds the pictures of {len(steps) - missing} of {len(steps)} steps; run "
+                f"teacher.cache: {self.folder} holds the pictures of {wanted - missing} of {wanted} steps; run "
                 f"python -m flowmapsr.trainer.teach with the same recipe, which makes the rest"
             )
 
-    def missing(self, steps: Iterable[int]) -> list[int]:
-        """Those of the steps whose pictures are not there, in order."""
+    def missing(self, steps: list[int]) -> list[int]:
+        """Those of some steps whose pictures are not there."""
         there = {path.name for path in self.folder.glob("*.png")}
-        return sorted(step for step in steps if self._file(step).name not in there)
+        return [step for step in steps if self._file(step).name not in there]
 
     def write(self, step: int, pictures: Tensor) -> None:
         """Keep the pictures (n, 3, H, W) of a step's :func:`taught_rows`."""

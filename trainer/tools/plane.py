@@ -120,7 +120,7 @@ def train(problem: Problem, objective: str, steps: int) -> Network:
         pairs = times.shortcut if objective == "shortcut" else times.intervals
         t, s = map(torch.cat, zip(pairs(jumps, generator), times.flow_matching(BATCH - jumps, generator), strict=True))
         if objective == "straight":  # its pairs are a teacher's: here x0 is where the true map takes x1
-            x0[:jumps] = problem.map(x1[:jumps], steps=16)
+            x0[:jumps] = problem.map(x1[:jumps], steps=8)
         x_t, v = interpolant(x0, x1, t), conditional_velocity(x0, x1)
         target = v.clone()
         if jumps:
