@@ -77,7 +77,8 @@ def test_the_error_is_that_of_the_picture(recipe):
     _, figures = learner.loss(batch, 0)
     assert torch.allclose(figures["charbonnier"], 0.5 * charbonnier(ends - target).mean(), atol=1e-6)
     pictures = (2 * model.codec.decode(x) - 1 for x in (ends, target))
-    assert torch.allclose(figures["perceptual"], 0.5 * learner.perceptual.lpips(*pictures).mean(), atol=1e-6)
+    lpips = learner.perceptual.distances["perceptual"]
+    assert torch.allclose(figures["perceptual"], 0.5 * lpips(*pictures).mean(), atol=1e-6)
     first = r == 0
     assert torch.allclose(target[first], batch.x0[first][:, :12], atol=1e-6)
     assert first.any()
