@@ -54,7 +54,7 @@ def test_the_dial_goes_from_the_posterior_mean_to_a_sample(noise, ratio):
     assert differ(dial(flow.u, x1, 0.0), flow.mean0 + flow.std0 * noise) < 1e-12
     assert differ(dial(flow.u, x1, 1.0), torch.full_like(x1, flow.mean0)) < 1e-12
     for s in (0.0, 0.25, 1.0):
-        assert differ(dial(flow.u, x1, s), sample(flow.u, x1, 1, realism=1 - s)) < 1e-13
+        assert differ(dial(flow.u, x1, s), sample(flow.u, x1, 1, realism=1 - s)) < 1e-6  # its times are float32
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
