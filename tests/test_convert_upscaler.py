@@ -15,6 +15,7 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from spandrel.architectures.SPAN import SPAN
 from torch import nn
+from trainer_process import train
 
 pickles = pytest.mark.skipif(torch.__version__ < (2, 6), reason="torch loads no pickled weights safely yet")
 
@@ -158,6 +159,28 @@ def test_the_file_says_what_it_was_made_of(tmp_path, capsys, caplog):
     assert run("convert", upscaler, "--output", output, "--dtype", "float16") == 0
     assert describe(output)["dtypes"] == ["F16"]
     assert "Real-ESRGAN's are under BSD-3-Clause" in caplog.text
+
+
+@pytest.mark.parametrize("make", [compact, esrgan])
+def test_training_starts_from_what_the_upscaler_paints(make, lr, photos, tmp_path):
+    """Noise in the state is not seen at first, as LR beside it is what the weights were made for."""
+    begin, recipe = tmp_path / "begin.safetensors", tmp_path / "recipe.toml"
+    assert run("convert", save(make(), tmp_path / "upscaler.safetensors"), "--output", begin) == 0
+    recipe.write_text(f"""
+start_from = "{begin.as_posix()}"
+stages = [{{ kind = "flow-matching", steps = 1 }}, {{ kind = "self-distillation", steps = 1 }}]
+data = {{ photos = "{photos.as_posix()}", budgets = [{{ side = 32, batch = 4 }}] }}
+times = {{ jumps = 0.5 }}
+model = {{ method = {{ type = "flow-map", noise = 0.2, condition = true }} }}
+optimizer = {{ lr = 1e-12, ema = 0, checkpoint_activations = true }}
+output = {{ folder = "{(tmp_path / "run").as_posix()}", tracker = "none" }}
+""")
+    assert train(recipe).status == 0
+    model = load_model(tmp_path / "run" / "model.safetensors")
+    before, after = (upscale(m, lr, 4, steps=1, color="none", seed=3) for m in (load_model(begin), model))
+    assert model.method.noise == 0.2
+    assert torch.allclose(before, after, atol=1e-4)
+    assert torch.allclose(after, make()(lr).clamp(0, 1), atol=0.05)
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input
