@@ -50,8 +50,8 @@ def state(generator, height=8, width=16, batch=1, dtype=torch.float32):
     return torch.cat([y + torch.randn(y.shape, generator=generator, dtype=dtype), y], dim=1), lr * 2 - 1
 
 
-def arguments(t, dtype=torch.float32):
-    return t, torch.zeros_like(t), torch.zeros(len(t), 0, dtype=dtype), torch.ones_like(t)
+def arguments(t, dtype=torch.float32, dim=TINY.prompt_dim):
+    return t, torch.zeros_like(t), torch.zeros(len(t), dim, dtype=dtype), torch.ones_like(t)
 
 
 # --------------------------------------------------------------------------------------------------------- its inputs
@@ -73,7 +73,9 @@ def test_the_time_reaches_it_as_a_logarithm_and_no_other_number_does(network, t)
     angles = math.log(t + 0.002) / 4 * 1e-4 ** (torch.arange(4) / 3)
     condition = network.embed(*arguments(times))
     assert torch.allclose(condition[:, :-1], network.time(torch.cat([angles.sin(), angles.cos()])[None]), atol=1e-6)
-    assert torch.equal(network.embed(times, times, torch.zeros(1, 0), 3 * times), condition)
+    assert torch.equal(network.embed(times, times, torch.zeros(1, 32), 3 * times), condition)
+    prompted = network.embed(times, times, torch.full((1, 32), 0.5), times)
+    assert torch.allclose(prompted - condition, torch.tensor([0.5] * 32 + [0.0]), atol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------------------- its output
@@ -176,7 +178,7 @@ def test_checkpointed_activations_give_the_same_gradient(network, generator):
 def test_the_memory_of_an_evaluation_is_as_declared():
     with torch.device("meta"):
         network = CTMSRNet()
-        condition = network.embed(*arguments(torch.ones(1)))
+        condition = network.embed(*arguments(torch.ones(1), dim=network.config.prompt_dim))
         with LiveMemory("meta") as memory:
             x = torch.empty(1, 96, 64, 64)
             network.evaluate(x, condition)

@@ -7,7 +7,7 @@ levels attends within windows, at the resolution of the LR image. It upscales by
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from .windows import WindowLayer
 
 FACTOR = 4  # HR pixels per latent cell, which is a pixel of LR
 CELL = 3 * FACTOR**2  # channels of a latent
+TIME_GROWTH = 4  # of the first width, in the layers that see the time
 SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two
 GROUP_WIDTH, MOST_GROUPS = 4, 32
 FINEST, COARSEST = 1.0, 1e-4  # angular frequencies of the time's embedding
@@ -45,8 +46,6 @@ class CTMSRNetConfig:
     window: int = 8
     inputs: int = 2
 
-    prompt_dim: ClassVar[int] = 0  # it reads no prompt
-
     def __post_init__(self) -> None:
         if not isinstance(self.widths, (list, tuple)) or not self.widths:
             raise ValueError("network.widths must be a list of whole numbers, one a level")
@@ -60,6 +59,11 @@ class CTMSRNetConfig:
             raise ValueError("network.attention_width must be a multiple of 32 and of the heads")
         if self.inputs != 2:
             raise ValueError("network.inputs must be 2: a CTMSRNet sees the state and LR")
+
+    @property
+    def prompt_dim(self) -> int:
+        """Size of the conditioning vector of the time, to which a prompt is added; the published model has none."""
+        return TIME_GROWTH * self.widths[0]
 
 
 def groups_of(width: int) -> int:
@@ -81,7 +85,7 @@ class Block(nn.Module):
         self.norm0 = nn.GroupNorm(groups_of(inner), inner, eps=1e-6)
         self.resample = resample or nn.Identity()
         self.conv0 = nn.Conv2d(inner, outer, 3, padding=1)
-        self.affine = nn.Linear(4 * config.widths[0], outer)
+        self.affine = nn.Linear(config.prompt_dim, outer)
         self.norm1 = nn.GroupNorm(groups_of(outer), outer, eps=1e-6)
         self.conv1 = nn.Conv2d(outer, outer, 3, padding=1)
         self.skip = nn.Conv2d(inner, outer, 1) if resample or inner != outer else nn.Identity()
@@ -120,7 +124,7 @@ class CTMSRNet(nn.Module):
         super().__init__()
         self.config = config = config or CTMSRNetConfig()
         widths = config.widths
-        first, dim = widths[0], 4 * widths[0]
+        first, dim = widths[0], config.prompt_dim
         self.time = nn.Sequential(nn.Linear(first, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
         self.stem = nn.Conv2d(CELL + 3, first, 3, padding=1)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()  # of both, the finest level comes first
@@ -168,17 +172,17 @@ class CTMSRNet(nn.Module):
         Args:
             t: times (B,), float32, ``0 <= t <= 1``; the noise of the published model is 1, so sigma is t.
             s, guidance: not seen; the network was trained for s = 0 and without guidance.
-            prompt: (B, 0), in the dtype of the evaluation.
+            prompt: (B, prompt_dim), in the dtype of the evaluation; a learned vector, 0 in a converted model.
 
         Returns:
-            (B, 4 widths[0] + 1) in the prompt's dtype; logarithm, sines and cosines are taken in float32.
+            (B, prompt_dim + 1) in the prompt's dtype; logarithm, sines and cosines are taken in float32.
         """
         sigma = t.float()
         waves = fourier_embedding((sigma + 0.002).log() / 4, self.config.widths[0], FINEST, COARSEST)
         cosines, sines = waves.to(prompt.dtype).chunk(2, dim=1)
         q = sigma / 0.1
         c_out = (q / (q.square() + 0.5**2).sqrt()).to(prompt.dtype)
-        return torch.cat([self.time(torch.cat([sines, cosines, prompt], dim=1)), c_out[:, None]], dim=1)
+        return torch.cat([self.time(torch.cat([sines, cosines], dim=1)) + prompt, c_out[:, None]], dim=1)
 
     def evaluate(self, x: Tensor, condition: Tensor) -> Tensor:
         """Predict the output N of method ``ctmsr``.
