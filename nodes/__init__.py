@@ -6,6 +6,7 @@ from .comfyui.versions import check_versions
 from .compare import Compare
 from .decode_tiled import DecodeTiled
 from .degrade import Degrade
+from .invention_map import InventionMap
 from .load_lora import LoadLoRA
 from .load_low_res import LoadLowRes
 from .load_model import LoadModel
@@ -17,4 +18,5 @@ from .upscale import Upscale
 class FlowMapSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         check_versions()
-        return [LoadModel, LoadLoRA, LoadLowRes, Sampler, DecodeTiled, Upscale, MatchColor, Degrade, Compare]
+        nodes = [LoadModel, LoadLoRA, LoadLowRes, Sampler, DecodeTiled, Upscale, MatchColor, Degrade, Compare]
+        return [*nodes, InventionMap]

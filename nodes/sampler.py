@@ -7,10 +7,10 @@ from ..flowmapsr_core import UserError
 from ..flowmapsr_core.codecs import FrozenVAE
 from ..flowmapsr_core.codecs.probe import differ, probe
 from ..flowmapsr_core.method.looks import Look
-from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, upscale_latent, warn_of_guidance
+from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, MAX_SEED, upscale_latent, warn_of_guidance
 from .comfyui.codec import ComfyCodec
 from .comfyui.host import ComfyHost
-from .comfyui.images import PIXEL_SIZE, split_alpha
+from .comfyui.images import PIXEL_SIZE, from_mask, split_alpha
 from .comfyui.loading import ModelType
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
@@ -86,6 +86,29 @@ class Sampler(io.ComfyNode):
                 io.Conditioning.Input(
                     "positive", optional=True, tooltip="Instead of clip and prompt: from CLIP Text Encode with SDXL."
                 ),
+                io.Float.Input(
+                    "realism",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="0 is closest to the source, as posterior mean among the steps; 1 has most detail.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    optional=True,
+                    tooltip="Of the noise that some models start from. Others, as the built-in one, need none.",
+                ),
+                io.Mask.Input(
+                    "realism_mask",
+                    optional=True,
+                    tooltip="White takes realism, black 0. As large as the image is, or was before it was resized.",
+                ),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For Exact Tiled VAE Decode or VAE Decode.")],
         )
@@ -103,6 +126,9 @@ class Sampler(io.ComfyNode):
         vae=None,
         clip=None,
         positive=None,
+        realism: float = 1.0,
+        seed: int = 0,
+        realism_mask: Tensor | None = None,
     ) -> io.NodeOutput:
         color, _ = split_alpha(image)
         height, width = color.shape[-2:]
@@ -110,11 +136,12 @@ class Sampler(io.ComfyNode):
             raise UserError(f"the image is {width}x{height} pixels; the smallest is {SMALLEST}x{SMALLEST}")
         embedding = find_prompt(model.model, prompt, clip, positive)
         managed = ManagedModel(model, (height, width), find_codec(model.attachments["model"].codec, vae), embedding)
-        settings = Look(1, guidance, 0, realism=0.0) if steps == POSTERIOR_MEAN else Look(int(steps), guidance, 0)
+        count, share = (1, 0.0) if steps == POSTERIOR_MEAN else (int(steps), realism)
+        settings = Look(count, guidance, 0, share)
         warn_of_guidance(managed, settings)
         latent = upscale_latent(
-            managed, color, settings, tile=tile or None, overlap=overlap,
-            host=ComfyHost(model.load_device), progress=progress(),
+            managed, color, settings, realism_mask=from_mask(realism_mask), seed=seed, tile=tile or None,
+            overlap=overlap, host=ComfyHost(model.load_device), progress=progress(),
         )  # fmt: skip
         if isinstance(managed.codec, FrozenVAE):
             config = managed.codec.config

@@ -6,9 +6,9 @@ from torch import Tensor
 from ..flowmapsr_core import upscale
 from ..flowmapsr_core.images.alpha import fill_transparent
 from ..flowmapsr_core.method.looks import LOOKS
-from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
+from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, MAX_SEED, output_size
 from .comfyui.host import ComfyHost
-from .comfyui.images import join_alpha, split_alpha
+from .comfyui.images import from_mask, join_alpha, split_alpha
 from .comfyui.loading import ModelType, at_look, load_patcher
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
@@ -36,15 +36,34 @@ class Upscale(io.ComfyNode):
                     tooltip="faithful: closest to the source, without LoRAs. vivid: most detail.",
                 ),
                 ModelType.Input("model", optional=True, tooltip="The built-in model if nothing is connected."),
+                io.Mask.Input(
+                    "realism_mask",
+                    optional=True,
+                    tooltip="White takes the look, black stays closest to the source. As large as image or result.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    optional=True,
+                    tooltip="Of the noise that some models start from. Others, as the built-in one, need none.",
+                ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The upscaled images.")],
         )
 
     @classmethod
-    def execute(cls, image: Tensor, factor: float, look: str, model=None) -> io.NodeOutput:
+    def execute(
+        cls, image: Tensor, factor: float, look: str, model=None, realism_mask: Tensor | None = None, seed: int = 0
+    ) -> io.NodeOutput:
         patcher = at_look(model or load_patcher(), look)
         color, alpha = split_alpha(image)
         managed = ManagedModel(patcher, output_size(color, factor, None))
         visible = fill_transparent(color, alpha)
-        result = upscale(managed, visible, factor, look=look, host=ComfyHost(patcher.load_device), progress=progress())
+        result = upscale(
+            managed, visible, factor, look=look, realism_mask=from_mask(realism_mask), seed=seed,
+            host=ComfyHost(patcher.load_device), progress=progress(),
+        )  # fmt: skip
         return io.NodeOutput(join_alpha(result, alpha))

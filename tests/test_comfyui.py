@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.error
 from dataclasses import replace
 
 import numpy as np
@@ -248,6 +249,47 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tm
     node, message = server.fail(prompt)
     assert node == "FlowMapSR_LoadLoRA"
     assert "was trained on a network whose prompt_dim is 8" in message
+
+
+def test_a_mask_and_a_map_of_what_was_invented(server, prompt, picture):
+    from flowmapsr.flowmapsr_core import load_model, upscale
+    from flowmapsr.flowmapsr_core.upscaling.host import TorchHost, find_dtype
+
+    prompt["3"]["inputs"] |= {"look": "vivid", "realism_mask": ["5", 0], "seed": 2**64 - 1}
+    prompt |= {
+        "5": make_node("SolidMask", value=0.5, width=192, height=128),
+        "6": make_node("FlowMapSR_InventionMap", image=["3", 0], source=["1", 0], look="vivid"),
+        "7": make_node("MaskToImage", mask=["6", 0]),
+        "8": make_node("SaveImage", images=["7", 0], filename_prefix="map"),
+        "9": make_node("SaveImage", images=["6", 1], filename_prefix="heat"),
+        "10": make_node("PreviewAny", source=["6", 2]),
+    }
+    entry = server.succeed(prompt)
+    (half,), (shown,), (heat,) = (server.saved(entry, node) for node in ("4", "8", "9"))
+    model = load_model(dtype=find_dtype("auto", TorchHost(torch.device("cpu"))))
+    expected = upscale(model, picture, 2.0, look="vivid", realism_mask=torch.full((1, 1, 128, 192), 0.5))
+    assert np.abs(half - expected[0].permute(1, 2, 0).numpy()).max() <= 1 / 255 + 1e-6
+    assert shown.shape == heat.shape == (256, 384, 3)
+    (score,) = entry["outputs"]["10"]["text"]
+    assert float(score) == pytest.approx(shown.mean(), abs=0.01)
+    assert 0.01 < float(score) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("node", "changes"),
+    [("FlowMapSR_Upscale", {"seed": -1}), ("FlowMapSR_Sampler", {"realism": 1.5}),
+     ("FlowMapSR_Sampler", {"seed": 2**64})],
+)  # fmt: skip
+def test_a_dial_or_seed_out_of_range_is_refused_before_anything_runs(server, prompt, node, changes):
+    steps = {"steps": "2", "guidance": 2.0, "tile": 0, "overlap": 0, "prompt": ""}
+    if node == "FlowMapSR_Sampler":
+        prompt["3"] = make_node(node, image=["1", 0], model=["2", 0], **steps)
+        prompt["4"] = make_node("PreviewAny", source=["3", 0])
+    prompt["3"]["inputs"] |= changes
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        server.post("/prompt", {"prompt": prompt})
+    (error,) = json.loads(caught.value.read())["node_errors"]["3"]["errors"]
+    assert error["details"] in changes or error["extra_info"]["input_name"] in changes
 
 
 LORA_SCALES = (0.0, 1.0, 1.5, 3.0)

@@ -1,12 +1,17 @@
 """Validation: what is measured, and what of it is shown."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from flowmapsr.flowmapsr_core.codecs import PixelCodec
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.method.methods import CTMSR
+from flowmapsr.flowmapsr_core.model import FlowMap, Model
+from flowmapsr.flowmapsr_core.networks import LocalNet
 from flowmapsr.trainer.run.validation import CROP, UNGUIDED, distinct, load_crops, score, validate
+from flowmapsr.trainer.tools.evaluate import evaluate
 
 
 def test_scores_of_known_errors(photo):
@@ -27,19 +32,33 @@ def test_guidance_is_measured_where_it_was_learned(small_model, photos):
     hr = load_crops(photos)[:1]
     plain, picture = validate(small_model, hr)
     more, wider = validate(small_model, hr, guided=True)
-    assert picture.shape == (3, CROP, 7 * CROP)
-    assert wider.shape == (3, CROP, 8 * CROP)
+    assert picture.shape == (3, CROP, 9 * CROP)
+    assert wider.shape == (3, CROP, 10 * CROP)
     assert plain == {name: more[name] for name in plain}
     assert more.keys() - plain.keys() == {
         f"{preset}/balanced/{figure}" for preset in ("bicubic", "flowmapsr") for figure in ("hf", "gain")
     }
+    ends = [plain[f"bicubic/{label}/gain"] for label in ("mean", "1")]
+    assert plain["bicubic/blend/gain"] > min(ends)
     assert more["bicubic/balanced/gain"] != more["bicubic/2/gain"]  # w = 2 against w = 1
 
 
 def test_a_method_of_one_step_is_measured_by_that_alone(small_model):
-    assert list(distinct(small_model, UNGUIDED)) == ["mean", "1", "2", "4"]
+    assert list(distinct(small_model, UNGUIDED)) == ["mean", "0.5", "1", "2", "4"]
     small_model.flow.method = CTMSR()
-    assert list(distinct(small_model, UNGUIDED)) == ["mean", "1"]
+    assert list(distinct(small_model, UNGUIDED)) == ["mean", "0.5", "1"]
+
+
+@pytest.mark.parametrize("method", ["flow-map", "ctmsr"])
+def test_a_table_has_the_dial_beside_the_blend(small_model, photo, method):
+    """Also where there are no more columns than the ends of the dial and its middle."""
+    if method == "ctmsr":
+        small_model = Model(FlowMap(LocalNet(replace(small_model.network.config, inputs=2)), CTMSR()), PixelCodec())
+    figures = evaluate(small_model, [photo], "bicubic", 2)
+    looks = ["balanced", "vivid"] if method == "flow-map" else []
+    steps = ["1 step, w = 1", *(f"{n} steps, w = 1" for n in (2, 4) if method == "flow-map")]
+    assert list(figures) == ["bicubic", "faithful", "dial at 0.5", *steps, *looks, "blend"]
+    assert figures["blend"][0] > min(figures["faithful"][0], figures["1 step, w = 1"][0])
 
 
 def test_a_damaged_photograph_is_said(photos):

@@ -74,7 +74,7 @@ def invention_map(result: Tensor, mean: Tensor, source: Tensor, others: Iterable
     for other in others:
         deviations.append(_energy(other - mean))
         del other  # before the next one is made
-    unsupported = (gaussian_blur(sum(deviations) / len(deviations), sigma) + excess).sqrt()
+    unsupported = (gaussian_blur(torch.stack(deviations).mean(dim=0), sigma) + excess).sqrt()
     variance = (gaussian_blur(_energy(mean), sigma) - _energy(gaussian_blur(mean, sigma))).clamp_min(0)
     return unsupported / (unsupported + (variance + VISIBLE**2).sqrt())
 

@@ -30,6 +30,11 @@ def join_alpha(color: Tensor, alpha: Tensor | None = None) -> Tensor:
     return color.movedim(1, -1)
 
 
+def from_mask(mask: Tensor | None) -> Tensor | None:
+    """A ComfyUI mask, (B, H, W) or (H, W), as the core's (B, 1, H, W); None stays None."""
+    return None if mask is None else mask.float().reshape(-1, 1, *mask.shape[-2:])
+
+
 def singles(images: Tensor) -> Iterator[Tensor]:
     """The images of a batch, (1, C, H, W): work needs memory for one, and a cancel is heard before each."""
     host = ComfyHost()

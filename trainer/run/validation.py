@@ -20,7 +20,12 @@ from ..data.photos import UNREADABLE, find_photos, to_tensor
 FACTOR = 4
 CROP = 256
 Settings = dict[str, dict[str, Any]]  # of upscale(), by column
-UNGUIDED: Settings = {"mean": {"look": "faithful"}, **{str(n): {"steps": n, "guidance": 1.0} for n in (1, 2, 4)}}
+ENDS = ("mean", "1")  # of the dial, whose half is "0.5"
+UNGUIDED: Settings = {
+    "mean": {"look": "faithful"},
+    "0.5": {"steps": 1, "guidance": 1.0, "realism": 0.5},
+    **{str(n): {"steps": n, "guidance": 1.0} for n in (1, 2, 4)},
+}
 GUIDED: Settings = {"balanced": {"look": "balanced"}}  # what people get unless they ask for more or less
 
 
@@ -33,8 +38,9 @@ def validate(model: Model, hr: Tensor, guided: bool = False) -> tuple[dict[str, 
         guided: whether the network has learned to follow w; the look ``balanced`` is measured too then.
 
     Returns:
-        The figures, and a grid (3, H, W) in [0, 1]: a row per photograph with LR, bicubic, posterior mean, 1, 2 and
-        4 steps at w = 1, ``balanced`` if it is measured, and HR; without what is the same picture again.
+        The figures, and a grid (3, H, W) in [0, 1]: a row per photograph with LR, bicubic, posterior mean, the dial at
+        0.5, 1, 2 and 4 steps at w = 1, ``balanced`` if it is measured, the blend of the dial's ends, and HR; without
+        what is the same picture again.
     """
     hr = hr.to(model.device)
     report, grid = {}, hr
@@ -43,6 +49,7 @@ def validate(model: Model, hr: Tensor, guided: bool = False) -> tuple[dict[str, 
         columns = {"bicubic": resize(lr, (CROP, CROP)).clamp(0, 1)}
         for label, settings in distinct(model, UNGUIDED | GUIDED if guided else UNGUIDED).items():
             columns[label] = upscale(model, lr, FACTOR, color="none", tile=0, **settings)
+        columns["blend"] = blend(columns, ENDS)
         base, _ = score(columns["bicubic"], hr)
         for label, image in columns.items():
             psnr, ratio = score(image, hr)
@@ -56,10 +63,15 @@ def distinct(model: Model, columns: Settings) -> Settings:
     """The columns without those that the model's method samples as it does one before."""
     sampled: dict[tuple[int, float, float], str] = {}
     for name, column in columns.items():
-        wanted = override(find_look(column.get("look", "balanced")), column.get("steps"), column.get("guidance"))
-        look = model.method.settings(wanted)
+        changes = (column.get(key) for key in ("steps", "guidance", "realism"))
+        look = model.method.settings(override(find_look(column.get("look", "balanced")), *changes))
         sampled.setdefault((look.steps, look.guidance, look.realism), name)
     return {name: columns[name] for name in sampled.values()}
+
+
+def blend(columns: dict[str, Tensor], ends: tuple[str, str]) -> Tensor:
+    """Half of one column and half of another: what the realism dial has to beat at 0.5."""
+    return (columns[ends[0]] + columns[ends[1]]) / 2
 
 
 def score(image: Tensor, hr: Tensor, border: int = 0) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 The LR images are made here from the HR images of the folder, by preset and factor, rounded to 8 bits. Figures are
 averages over the images: Y-channel PSNR in dB, ``factor`` pixels cropped at the border, and in parentheses the
-high-frequency energy relative to the HR image's.
+high-frequency energy relative to the HR image's. ``blend`` is half of ``faithful`` and half of one step: what the
+realism dial at 0.5 has to beat.
 """
 
 import argparse
@@ -20,11 +21,14 @@ from ...flowmapsr_core.method.looks import LOOKS
 from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.host import DTYPES, TorchHost, find_device, find_dtype
 from ..data.photos import find_photos, to_tensor
-from ..run.validation import distinct, score
+from ..run.validation import blend, distinct, score
 
+ENDS = ("faithful", "1 step, w = 1")  # of the realism dial
 COLUMNS = {
-    **{look: {"look": look} for look in LOOKS},
+    "faithful": {"look": "faithful"},
+    "dial at 0.5": {"steps": 1, "guidance": 1.0, "realism": 0.5},
     **{f"{n} step{'s' * (n > 1)}, w = 1": {"steps": n, "guidance": 1.0} for n in (1, 2, 4)},
+    **{look: {"look": look} for look in LOOKS if look != "faithful"},
 }
 
 
@@ -38,6 +42,7 @@ def evaluate(model: Model, images: list[Tensor], name: str, factor: float) -> di
         results |= {
             name: upscale(model, lr, size=size, **settings) for name, settings in distinct(model, COLUMNS).items()
         }
+        results["blend"] = blend(results, ENDS)
         for column, image in results.items():
             figures.setdefault(column, []).append(score(_eight_bit(image), hr, border=int(factor)))
     means = {column: torch.tensor(scores).mean(dim=0).tolist() for column, scores in figures.items()}
@@ -61,7 +66,7 @@ def main() -> int:
         device = find_device(options.device)
         model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)))
         images = [to_tensor(photo.decode())[None] for photo in find_photos(options.folder)[0]]
-        header = ["LR", "factor", "bicubic", *distinct(model, COLUMNS)]
+        header = ["LR", "factor", "bicubic", *distinct(model, COLUMNS), "blend"]
         print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
         for name in options.presets:
             for factor in options.factors:
