@@ -172,7 +172,7 @@ def test_a_workflow_opens_runs_and_shows_its_pictures(server, page, complaints, 
 def test_every_changed_value_survives_save_and_reload(page, complaints):
     page.evaluate(MOVED)
     changed = values(page.evaluate(SAVE))
-    assert len(changed) == 9
+    assert len(changed) == 10
     assert values(reload(page)) == changed
     assert complaints == []
 
