@@ -72,8 +72,8 @@ def test_a_run_and_its_files(recipe_file, data, photos, tmp_path, monkeypatch):
     ]  # fmt: skip
     assert "bicubic/mean/gain" in log[0]
     assert ["bicubic/balanced/gain" in line for line in log] == [False, False, True]  # where the network sees w
-    assert Image.open(out / "validation-000004.png").size == (7 * 256, 256)
-    assert Image.open(out / "validation-000006.png").size == (8 * 256, 256)
+    assert Image.open(out / "validation-000004.png").size == (9 * 256, 256)
+    assert Image.open(out / "validation-000006.png").size == (10 * 256, 256)
     assert list((out / "logs").rglob("events.out.tfevents.*"))
     model = load_model(out / "model.safetensors")
     assert model.info["title"] == "Tiny"
