@@ -146,6 +146,7 @@ def test_every_tensor_gets_to_its_place(save):
     for ours, theirs in PLACES.items():
         assert torch.equal(own[ours], weights[f"model.{theirs}"]), ours
     assert len({tensor.double().sum().item() for tensor in own.values()}) == len(own)  # none is there twice
+    assert not any(prompt.any() for prompt in model.flow.prompts.values())  # prompts are added: they change nothing
 
 
 @pytest.mark.parametrize("kinds", [("params_ema",), ("params",), ("params", "params_ema")])
