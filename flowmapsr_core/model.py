@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .codecs import CODECS, Codec, FrozenVAE
 from .errors import UserError
 from .method.flow import Velocity
+from .method.looks import LOOKS, Looks, changes, looks_with
 from .method.methods import METHODS, FlowMapMethod, Method
 from .networks import NETWORKS, Network
 
@@ -80,6 +81,7 @@ class Model:
         flow: the flow map, between latents.
         codec: frozen, between images in [0, 1] and latents.
         info: descriptive metadata (title, licence, training summary...), str to anything JSON can hold.
+        looks: what the names of looks stand for.
 
     Raises:
         ValueError: the network's latents have another number of channels than the codec's, or it takes another number
@@ -89,6 +91,7 @@ class Model:
     flow: FlowMap
     codec: Codec
     info: dict[str, Any] = field(default_factory=dict)
+    looks: Looks = field(default_factory=lambda: LOOKS)
 
     def __post_init__(self) -> None:
         network, codec = self.network, self.codec
@@ -102,10 +105,11 @@ class Model:
         """Build with fresh weights from what :meth:`config` returned; ``ValueError`` naming what is wrong with it."""
         method = _build(METHODS, config["method"], "method") if "method" in config else PLAIN
         network = _build(NETWORKS, {"inputs": method.images, **config.get("network", {})}, "network")
-        return cls(FlowMap(network, method), _build(CODECS, config.get("codec", {}), "codec"), info or {})
+        looks = looks_with(config.get("looks", {}))
+        return cls(FlowMap(network, method), _build(CODECS, config.get("codec", {}), "codec"), info or {}, looks)
 
     def config(self) -> dict[str, Any]:
-        """Everything needed to rebuild the model, as JSON data; a plain flow map names no method."""
+        """Everything needed to rebuild the model, as JSON data; method and looks only where they are not the usual."""
         sections: dict[str, Any] = {
             "network": {"type": type(self.network).__name__, **dataclasses.asdict(self.network.config)},
             "codec": {"type": type(self.codec).__name__, **dataclasses.asdict(self.codec.config)},
@@ -115,7 +119,8 @@ class Model:
         if self.method != PLAIN:
             name = next(name for name, kind in METHODS.items() if isinstance(self.method, kind))
             sections["method"] = {"type": name, **dataclasses.asdict(self.method)}
-        return sections
+        looks = changes(self.looks)
+        return sections | ({"looks": looks} if looks else {})
 
     @property
     def network(self) -> Network:

@@ -121,6 +121,8 @@ def test_a_converted_upscaler_paints_its_picture(make, scale, decibels, lr, tmp_
         model.velocity()(x1, *torch.full((2, 1), 0.3)),
     ):
         assert torch.equal(other, u)  # whatever guidance and times
+    picture = upscale(model, lr, steps=1, color="none", size=size)
+    assert torch.equal(upscale(model, lr, color="none", size=size), picture)  # not upscaled a second time
 
 
 @pickles

@@ -2,10 +2,12 @@ import weakref
 
 import pytest
 import torch
-from flowmapsr.flowmapsr_core import load_model, upscale
+from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.images.batch import batch_of
 from flowmapsr.flowmapsr_core.method.looks import Look, learned_guidance
+from flowmapsr.flowmapsr_core.model import Model
 from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent, warn_of_guidance
 
 
@@ -82,6 +84,36 @@ def test_raising_from_progress_cancels(small_model, photo):
 
 
 STAGES = [{"kind": "flow-matching"}, {"kind": "guided"}]
+
+
+def test_a_checkpoint_may_have_looks_of_its_own(small_model, photo, tmp_path):
+    """One that was trained for a single evaluation says so; the others stay as they are."""
+    own = {"balanced": {"steps": 1, "guidance": 1.0}, "vivid": {"realism": 0.5}}
+    model = Model.from_config({**small_model.config(), "looks": own})
+    model.take(small_model.tensors())
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    assert describe(tmp_path / "model.safetensors")["config"]["looks"] == {
+        "balanced": {"steps": 1, "guidance": 1.0},
+        "vivid": {"realism": 0.5},
+    }
+    assert "looks" not in small_model.config()
+    again = load_model(tmp_path / "model.safetensors")
+    assert torch.equal(upscale(again, photo, 2), upscale(again, photo, 2, steps=1, guidance=1.0))
+    assert torch.allclose(*(upscale(each, photo, 2, look="faithful") for each in (again, small_model)), atol=1e-5)
+    vivid = upscale(again, photo, 2, 4, 3.0, realism=0.5)
+    assert torch.equal(upscale(again, photo, 2, look="vivid"), vivid)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"wild": {"steps": 1}}, r"looks\.wild: there is none but faithful, balanced, vivid"),
+        ({"vivid": {"step": 1}}, r"unknown key looks\.vivid\.step"),
+    ],
+)
+def test_wrong_looks_are_named(small_model, section, message):
+    with pytest.raises(ValueError, match=message):
+        Model.from_config({**small_model.config(), "looks": section})
 
 
 @pytest.mark.parametrize(

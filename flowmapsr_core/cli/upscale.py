@@ -62,8 +62,8 @@ def run(options: Namespace) -> int:
 def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
     model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)), vae=options.vae)
     if options.guidance is not None:
-        warn_of_guidance(model, override(find_look(options.look), None, options.guidance))
-    merge_loras(model, loras, find_look(options.look).lora_scale)
+        warn_of_guidance(model, override(find_look(options.look, model.looks), None, options.guidance))
+    merge_loras(model, loras, find_look(options.look, model.looks).lora_scale)
     if options.prompt is not None:
         set_prompt(model, options.prompt, options.text_encoder)
     if options.compile:
@@ -75,7 +75,7 @@ def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch
 
 def _record(model: Model, options: Namespace, loras: Sequence[tuple[Path, float]]) -> Record:
     """What all pictures of a run say of how they were made: which model, and the settings as they were followed."""
-    look = find_look(options.look)
+    look = find_look(options.look, model.looks)
     settings = as_trained(model, override(look, options.steps, options.guidance, options.realism))
     record: Record = {name: model.info[key] for name, key in MODEL_KEYS.items() if key in model.info}
     record |= {"steps": settings.steps, "guidance": settings.guidance, "realism": settings.realism}

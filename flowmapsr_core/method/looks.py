@@ -1,6 +1,8 @@
 """Looks: named points on the trade-off between fidelity and realism, and who can follow them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from ..errors import UserError
 
@@ -24,18 +26,44 @@ class Look:
 
 DEFAULT_LORA_SCALE = 1.5  # strength of a LoRA, 1 as it was trained
 
-LOOKS = {
+Looks = Mapping[str, Look]  # by name
+
+LOOKS = {  # of models that have none of their own
     "faithful": Look(steps=1, guidance=1.0, lora_scale=0.0, realism=0.0),
     "balanced": Look(steps=2, guidance=2.0, lora_scale=1.0),
     "vivid": Look(steps=4, guidance=3.0, lora_scale=4 / 3),
 }
 
 
-def find_look(name: str) -> Look:
+def find_look(name: str, looks: Looks = LOOKS) -> Look:
     """A look by name; :class:`UserError` if there is none."""
-    if name not in LOOKS:
-        raise UserError(f"there is no look {name!r}; choose one of {', '.join(LOOKS)}")
-    return LOOKS[name]
+    if name not in looks:
+        raise UserError(f"there is no look {name!r}; choose one of {', '.join(looks)}")
+    return looks[name]
+
+
+def looks_with(section: dict[str, dict[str, Any]]) -> Looks:
+    """LOOKS with what a checkpoint's section ``looks`` changes: settings by the looks' names.
+
+    Raises ``ValueError`` naming what is wrong with it.
+    """
+    for name, settings in section.items():
+        if name not in LOOKS:
+            raise ValueError(f"looks.{name}: there is none but {', '.join(LOOKS)}")
+        unknown = settings.keys() - {field.name for field in fields(Look)}
+        if unknown:
+            raise ValueError(f"unknown key looks.{name}.{sorted(unknown)[0]}")
+    return {name: replace(look, **section.get(name, {})) for name, look in LOOKS.items()}
+
+
+def changes(looks: Looks) -> dict[str, dict[str, Any]]:
+    """What :func:`looks_with` makes these looks of."""
+    before = {name: asdict(look) for name, look in LOOKS.items()}
+    changed = {
+        name: {key: value for key, value in asdict(look).items() if value != before[name][key]}
+        for name, look in looks.items()
+    }
+    return {name: settings for name, settings in changed.items() if settings}
 
 
 def learned_guidance(training: object) -> bool | None:

@@ -55,10 +55,10 @@ def upscale(
         model: from :func:`flowmapsr.flowmapsr_core.load_model`; it is evaluated in its dtype.
         image: (B, 3, H, W) float in [0, 1]; every image of the batch is upscaled.
         scale: factor from 1 to 8, any fraction; the output is ``round(scale * side)``.
-        steps: network evaluations, a power of two; default the look's (2 for ``balanced``).
+        steps: network evaluations, a power of two; default the look's.
         guidance: guidance scale from 1 (none) to 8; default the look's. A model that has seen none in training is
             evaluated at 1.
-        look: ``faithful``, ``balanced`` or ``vivid``.
+        look: ``faithful``, ``balanced`` or ``vivid``, as the model has them.
         realism: from 0, the posterior mean (closest to the source), to 1, a sample (most detail); default the look's:
             0 for ``faithful`` without ``steps``, else 1.
         realism_mask: where, (1 or B, 1, h, w) in [0, 1] of the image's size or the output's: 1 takes that realism, 0
@@ -80,7 +80,7 @@ def upscale(
     """
     size = output_size(image, scale, size)
     check_mask(realism_mask, image, size)
-    settings = as_trained(model, override(find_look(look), steps, guidance, realism))
+    settings = as_trained(model, override(find_look(look, model.looks), steps, guidance, realism))
     check_seed(seed)
     check_color(color, color_strength)
     host = host or TorchHost(model.device)

@@ -115,7 +115,7 @@ def with_lora(patcher: comfy.model_patcher.ModelPatcher, path: Path, scale: floa
 
 def at_look(patcher: comfy.model_patcher.ModelPatcher, look: str) -> comfy.model_patcher.ModelPatcher:
     """The model with its LoRAs as strong as a look has them; the same one if that changes nothing."""
-    factor = find_look(look).lora_scale
+    factor = find_look(look, patcher.attachments["model"].looks).lora_scale
     if factor == 1 or not patcher.patches:
         return patcher
     changed = patcher.clone()

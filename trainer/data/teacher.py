@@ -23,6 +23,8 @@ OF = ("all", "jumps")
 class Teacher:
     """An upscaler that gives targets in place of the HR crops. Negative samples keep theirs.
 
+    Distances of pictures and discriminators go on with the HR crops: by them a student may leave its teacher.
+
     Attributes:
         upscaler: file of any super-resolution model that spandrel loads, ``.safetensors`` or a ``.pth`` that holds
             weights alone; empty for no teacher.

@@ -33,7 +33,7 @@ STAGES = {  # kinds, and the method whose models they train
 CONSISTENT = ("consistency", "trajectory-matching")
 OWN_OBJECTIVE = {"distillation": "trajectory", **dict.fromkeys(CONSISTENT, "consistency")}  # of kinds with no choice
 GUIDANCE = ("input", "hidden", "fixed")
-MODEL = ("network", "codec", "method")  # sections
+MODEL = ("network", "codec", "method", "looks")  # sections
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Recipe:
         seed: of the weights, the crops and everything drawn about them.
         precision: accelerate's mixed precision, "no", "bf16" or "fp16".
         start_from: checkpoint whose weights the first stage starts from.
-        model: sections ``network``, ``codec`` and ``method`` as a checkpoint's configuration has them; those left out
-            are as in ``start_from``.
+        model: sections ``network``, ``codec``, ``method`` and ``looks`` as a checkpoint's configuration has them; those
+            left out are as in ``start_from``.
     """
 
     stages: tuple[Stage, ...]

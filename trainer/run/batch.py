@@ -85,7 +85,8 @@ class Batch:
         x0, x1: the HR and the LR end of the pairs; a negative sample's x0 is its milder degradation, a taught one's the
             teacher's picture.
         x_t, v: interpolant at t and its velocity.
-        hr: x0 as an image (B, 3, H, W) in [0, 1].
+        hr: image (B, 3, H, W) in [0, 1] that predictions are judged by: a photograph, or what x0 is of a negative one.
+        real: its latent, which is x0 of samples that no teacher gives a target.
         weight: of the sample's loss (B,).
         seen: the guidance scale that the network is told (B,).
     """
@@ -96,6 +97,7 @@ class Batch:
     x_t: Tensor
     v: Tensor
     hr: Tensor
+    real: Tensor
     weight: Tensor
     seen: Tensor
 
@@ -104,15 +106,16 @@ def make_batch(
     hr: Tensor, draws: Draws, recipe: Recipe, model: Model, generators: list[Generator], teach: Teach | None = None
 ) -> Batch:
     """Degrade HR crops (B, 3, H, W) in [0, 1], a group of them for each generator, and place them in time."""
-    target, lr, weight, small = make_pairs(hr, recipe.degrade, draws.negative, generators)
-    taught = ~draws.negative & (draws.jump | (recipe.teacher.of == "all"))
+    hr, lr, weight, small = make_pairs(hr, recipe.degrade, draws.negative, generators)
+    lr, real = model.codec.encode(lr), model.codec.encode(hr)
+    taught, x0 = ~draws.negative & (draws.jump | (recipe.teacher.of == "all")), real
     if teach is not None and taught.any():
-        target[taught] = teach(small, taught, (hr.shape[-2], hr.shape[-1]))
-    x0, lr = model.codec.encode(target), model.codec.encode(lr)
+        x0 = real.clone()
+        x0[taught] = model.codec.encode(teach(small, taught, (hr.shape[-2], hr.shape[-1])))
     x0, x1 = model.method.ends(x0, lr, noise_like(lr, draws.noise) if model.method.noise else None)
     seen = draws.w if recipe.guidance.mode == "input" else torch.ones_like(draws.w)
     x_t, v = interpolant(x0, x1, draws.t), conditional_velocity(x0, x1)
-    return Batch(draws, x0, x1, x_t, v, target, weight, seen)
+    return Batch(draws, x0, x1, x_t, v, hr, real, weight, seen)
 
 
 def noise_like(latents: Tensor, seeds: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ class AdversarialLearner(Learner):
         settings = self.recipe.adversarial
         with torch.no_grad():
             fake = last_jump(u, batch.x1, settings.evaluations)
-            real, fake = (self.shown(x, batch) for x in (batch.x0, fake))
+            real, fake = (self.shown(x, batch) for x in (batch.real, self.picture(fake)))
         scores = self.discriminator(torch.cat([real, fake])).chunk(2)
         figures = {"discriminator": discriminator_loss(*scores)}
         for name, weight, x in (("r1", settings.r1, real), ("r2", settings.r2, fake)):
@@ -193,8 +193,8 @@ class AdversarialLearner(Learner):
         # the discriminator's weights stay out of it, until update(): no process is to wait for their gradients
         discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
         settings = self.recipe.adversarial
-        fake = last_jump(u, batch.x1, settings.evaluations)
-        scores = (discriminator(self.shown(x, batch)) for x in (fake, batch.x0))
+        fake = self.picture(last_jump(u, batch.x1, settings.evaluations))
+        scores = (discriminator(self.shown(x, batch)) for x in (fake, batch.real))
         figures = {"adversarial": generator_loss(*scores)}
         loss, mu = figures["adversarial"], settings.reconstruction
         if mu:
@@ -202,9 +202,8 @@ class AdversarialLearner(Learner):
             loss, figures = loss + mu * reconstruction, figures | more
         return loss, figures
 
-    def shown(self, state: Tensor, batch: Batch) -> Tensor:
-        """What the discriminator sees of a state: the latent that it begins with, or a window of that as a picture."""
-        latent = self.picture(state)
+    def shown(self, latent: Tensor, batch: Batch) -> Tensor:
+        """What the discriminator sees of a latent: all of it, or a window of it as a picture."""
         return decoded_windows(latent, self.codec, batch.draws.place) if self.projected else latent
 
     def set_rate(self, factor: float) -> None:

@@ -64,7 +64,7 @@ def distinct(model: Model, columns: Settings) -> Settings:
     sampled: dict[tuple[int, float, float], str] = {}
     for name, column in columns.items():
         changes = (column.get(key) for key in ("steps", "guidance", "realism"))
-        look = model.method.settings(override(find_look(column.get("look", "balanced")), *changes))
+        look = model.method.settings(override(find_look(column.get("look", "balanced"), model.looks), *changes))
         sampled.setdefault((look.steps, look.guidance, look.realism), name)
     return {name: columns[name] for name in sampled.values()}
 

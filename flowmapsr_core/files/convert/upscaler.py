@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...codecs import PixelCodec
 from ...errors import UserError
+from ...method.looks import LOOKS, looks_with
 from ...model import FlowMap, Model
 from ...networks import CompactNet, CompactNetConfig, RRDBNet, RRDBNetConfig
 from ...networks.rrdbnet import CONVOLUTIONS, DENSE
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Config: TypeAlias = CompactNetConfig | RRDBNetConfig
 Tensors: TypeAlias = dict[str, Tensor]
+ONE_STEP = looks_with({name: {"steps": 1, "guidance": 1.0} for name in LOOKS})  # its picture, not that upscaled anew
 STEM, BASE = ("stem.weight", "stem.bias"), ("base.weight", "base.bias")
 
 
@@ -47,7 +49,7 @@ class UpscalerSource(Source):
             for prompt in flow.prompts.values():
                 prompt.normal_()
         flow.network.load_state_dict(flow.network.state_dict() | self.tensors)
-        return Model(flow, PixelCodec(config.unshuffle), self.info)
+        return Model(flow, PixelCodec(config.unshuffle), self.info, ONE_STEP)
 
 
 def from_upscaler(path: Path, upscaler: "ModelDescriptor") -> UpscalerSource:

@@ -104,16 +104,23 @@ CONSISTENCY = tuple(
 )
 
 # one network with two ends: samples at t = 1 learn the mean of HR (s = 1), jumps from there (s = 0) another picture
-COMPACT = ("model={}", "data.budgets=[{side=128,batch=12}]", "times.levels=1", "times.jumps=0.5", "optimizer.lr=2e-4")
+COMPACT = ("model={}", "data.budgets=[{side=128,batch=12}]", "times.levels=1", "times.jumps=0.5", "optimizer.lr=1e-4")
+ALONE = (*COMPACT, "times.start=0.5")
 TAUGHT = (*COMPACT, "times.start=1", f'teacher={{upscaler="{UPSCALER}",of="jumps"}}')
-FEATURES = "loss.features=0.02"
-JUDGED = 'adversarial={discriminator="projected",evaluations=1,lr=3e-5,rank=16,alpha=16,warmup=50}'
+JUDGED = (
+    'adversarial={discriminator="projected",evaluations=1,lr=1e-4,rank=16,alpha=16,warmup=50}',
+    "guidance={mode='hidden',scale=[1,1],negative=0}",
+)
+TO_TEACHER = "self-distillation straight"
 LOSSES = (
-    Variant("HR alone", ("self-distillation shortcut",), CONVERTED, (*COMPACT, "times.start=0.5")),
-    Variant("HR, features", ("self-distillation shortcut",), CONVERTED, (*COMPACT, "times.start=0.5", FEATURES)),
-    Variant("teacher", ("self-distillation straight",), CONVERTED, TAUGHT),
-    Variant("teacher, features", ("self-distillation straight",), CONVERTED, (*TAUGHT, FEATURES)),
-    Variant("teacher, projected", ("adversarial straight",), "teacher", (*TAUGHT, JUDGED)),
+    Variant("HR alone", ("self-distillation shortcut",), CONVERTED, ALONE),
+    Variant("HR, features 0.05", ("self-distillation shortcut",), CONVERTED, (*ALONE, "loss.features=0.05")),
+    Variant("teacher", (TO_TEACHER,), CONVERTED, TAUGHT),
+    *(
+        Variant(f"teacher, features {w:g}", (TO_TEACHER,), CONVERTED, (*TAUGHT, f"loss.features={w:g}"))
+        for w in (0.02, 0.05, 0.2)
+    ),
+    Variant("teacher, projected", ("adversarial straight",), "teacher", (*TAUGHT, *JUDGED)),
 )
 
 TABLES = {
