@@ -128,6 +128,23 @@ def test_of_jumps_flow_matching_keeps_hr(recipe_file, upscaler, small_model):
     assert torch.equal(batch.hr[::2], hr[::2])
 
 
+def test_a_jump_to_s_learns_s_of_hr_and_the_rest_of_the_picture(recipe_file, upscaler, small_model):
+    stages = 'stages=[{kind="self-distillation",steps=1,objective="straight"}]'
+    recipe = read_recipe(recipe_file, [f"teacher.upscaler={upscaler}", "teacher.of=jumps", "times.jumps=1", stages])
+    hr = torch.rand(4, 3, 64, 64, generator=generator_of(1))
+    draws = draw(recipe, recipe.stages[0], 4, generator_of(2))
+    ends = []
+    for s in (torch.zeros(4), torch.tensor([0.0, 0.25, 0.5, 0.75])):
+        draws.t, draws.s = torch.ones(4), s
+        generators = pair_generators(recipe, 0, range(4))
+        ends.append(make_batch(hr, draws, recipe, small_model, generators, Upscaler(upscaler, CPU).of_groups))
+    picture, batch = ends[0].x0, ends[1]
+    assert (picture - batch.real).abs().mean() > 0.01
+    for sample, share in enumerate(draws.s.tolist()):
+        expected = (1 - share) * picture[sample] + share * batch.real[sample]
+        assert (batch.x0[sample] - expected).abs().max() < 1e-6
+
+
 def test_both_ends_of_the_dial_and_nothing_else_are_a_matter_of_times(recipe_file):
     """Half of the samples are at s = t = 1, HR's posterior mean, and half are the jump to the teacher's picture."""
     stages = 'stages=[{kind="self-distillation",steps=1,objective="straight"}]'

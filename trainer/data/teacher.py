@@ -30,7 +30,8 @@ class Teacher:
             weights alone; empty for no teacher.
         of: "all": it gives every sample its target. "jumps": only those that are jumps, in the stages of objective
             "straight", while flow matching goes on with HR: its posterior mean is the faithful end of the dial, and
-            one jump the teacher's picture.
+            one jump to time 0 the teacher's picture. Of a jump to s the target is s of HR and 1 - s of the picture, so
+            the dial between its ends paints their blend, in one evaluation.
         steps: draw the pairs of so many steps, then the same ones again; 0 for new pairs at every step.
         cache: folder with the pictures for these pairs, which ``python -m flowmapsr.trainer.teach`` fills; empty to
             ask the teacher at every step.
@@ -46,6 +47,10 @@ class Teacher:
         check(self.steps >= 0, "teacher.steps must be 0 or more")
         named = bool(self.upscaler) or (self.of, self.steps, self.cache) == ("all", 0, "")
         check(named, "teacher.upscaler must name the file of an upscaler")
+
+    def share_of_hr(self, s: Tensor) -> Tensor:
+        """How much of HR is in the targets of taught samples with these times s (B,); the rest is the picture."""
+        return s if self.of == "jumps" else torch.zeros_like(s)
 
 
 class Upscaler:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ...flowmapsr_core.method.flow import Velocity, conditional_velocity, interpolant
+from ...flowmapsr_core.method.flow import Velocity, conditional_velocity, interpolant, per_sample
 from ...flowmapsr_core.model import Model
 from ..data.pairs import make_pairs
 from ..objectives import JUMPS, LOOK_AHEAD, USE_VELOCITY, flow_matching_target, guided_velocity
@@ -83,7 +83,7 @@ class Batch:
 
     Attributes:
         x0, x1: the HR and the LR end of the pairs; a negative sample's x0 is its milder degradation, a taught one's the
-            teacher's picture.
+            teacher's picture, or what :meth:`Teacher.share_of_hr` makes of it.
         x_t, v: interpolant at t and its velocity.
         hr: image (B, 3, H, W) in [0, 1] that predictions are judged by: a photograph, or what x0 is of a negative one.
         real: its latent, which is x0 of samples that no teacher gives a target.
@@ -110,8 +110,9 @@ def make_batch(
     lr, real = model.codec.encode(lr), model.codec.encode(hr)
     taught, x0 = ~draws.negative & (draws.jump | (recipe.teacher.of == "all")), real
     if teach is not None and taught.any():
+        pictures = model.codec.encode(teach(small, taught, (hr.shape[-2], hr.shape[-1])))
         x0 = real.clone()
-        x0[taught] = model.codec.encode(teach(small, taught, (hr.shape[-2], hr.shape[-1])))
+        x0[taught] = torch.lerp(pictures, real[taught], per_sample(recipe.teacher.share_of_hr(draws.s[taught]), real))
     x0, x1 = model.method.ends(x0, lr, noise_like(lr, draws.noise) if model.method.noise else None)
     seen = draws.w if recipe.guidance.mode == "input" else torch.ones_like(draws.w)
     x_t, v = interpolant(x0, x1, draws.t), conditional_velocity(x0, x1)
