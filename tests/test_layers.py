@@ -25,6 +25,7 @@ FLOORS = {
         ["model"],
         ["files"],
         ["upscaling"],
+        ["evaluation"],
         ["cli"],
         ["__init__", "__main__"],
     ],
