@@ -8,5 +8,5 @@ DTYPES = ("float32", "bfloat16", "float16")
 METRICS = (
     "psnr-y", "psnr-rgb", "ssim-y", "ssim-rgb", "ms-ssim-y", "ms-ssim-rgb", "high-frequency", "features",
     "features-lite2", "lpips", "dists", "color", "lr-consistency", "pixel-grid", "seams", "niqe", "musiq", "maniqa",
-    "clipiqa",
+    "clipiqa", "fid",
 )  # fmt: skip

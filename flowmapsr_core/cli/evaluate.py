@@ -12,14 +12,15 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..atomic import replacing, write_text
 from ..errors import check
-from ..evaluation.cases import Case, degraded_cases, images_in, lone_cases, paired_cases
+from ..evaluation.cases import Case, degraded_cases, group_cases, images_in, lone_cases, paired_cases
 from ..evaluation.cells import Cells
 from ..evaluation.columns import Lists, check_apart, plan_columns
 from ..evaluation.makers import Baseline, Loading, Maker, ModelMaker, Resampling
 from ..evaluation.metrics import METRICS, default_metrics, load_metrics
 from ..evaluation.plot import draw_plot, find_axes
 from ..evaluation.report import Report, results_csv, results_json, table
-from ..evaluation.run import measure_all
+from ..evaluation.run import Keep, measure_all
+from ..evaluation.sets import measure_sets
 from ..evaluation.sheet import contact_sheet, shown_cases
 from ..files.checkpoint import load_shapes
 from ..files.lora import MAX_SCALE, lora_names
@@ -43,18 +44,19 @@ def run(options: Namespace) -> int:
     if options.no_reference:
         metrics = [metric for metric in metrics if metric.reference != "hr"]
         check(bool(metrics), "without HR images none of these metrics can be measured; choose others")
-    measures, lacking = load_metrics([metric.name for metric in metrics], device, options.download)
+    loaded = load_metrics([metric.name for metric in metrics], device, options.download)
 
-    shown, cells = shown_cases(cases), Cells(options.output / "cells")
-    results = measure_all(cases, makers, measures, cells, shown, partial(_watch, options.quiet))
+    keep, cells = Keep(shown_cases(cases), whole=bool(loaded.sets)), Cells(options.output / "cells")
+    results = measure_all(cases, makers, loaded.measures, cells, keep, partial(_watch, options.quiet))
     failures = {case: in_one_line(error, case.file, "a smaller --tile") for case, error in results.failures.items()}
     for failure in dict.fromkeys([*damaged.values(), *failures.values()]):
         print(f"flowmapsr: error: {failure}", file=sys.stderr)
     whole = [case for case in cases if case not in failures]
     check(bool(whole), "no image could be measured")
     left_out = [*damaged, *(f"{case.image} ({case.preset}, x{case.factor:g})" for case in failures)]
-    report = Report(whole, metrics, lacking, results, _settings(options), left_out)
-    _write(report, cells, shown, options)
+    sets = measure_sets(group_cases(whole), list(results.methods), loaded.sets, cells)
+    report = Report(whole, metrics, loaded.lacking, results, _settings(options), left_out, sets)
+    _write(report, cells, keep.shown, options)
     return 2 if left_out else 0
 
 

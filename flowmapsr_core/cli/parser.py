@@ -108,8 +108,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--lora-scales", nargs="+", type=float, default=[], metavar="F", help="their strength, -8 to 8 (1.5)")
     add("--vae", type=Path, metavar="PATH", help="VAE of latent models that have none: a .safetensors file or folder")
     add("--metrics", nargs="+", choices=METRICS, default=[], metavar="NAME",
-        help=f"{', '.join(METRICS)} (all but the last four)")  # fmt: skip
-    add("--download", action="store_true", help="fetch weights that lpips, dists and the last four metrics need")
+        help=f"{', '.join(METRICS)} (all but the last five)")  # fmt: skip
+    add("--download", action="store_true", help="fetch weights that lpips, dists and the last five metrics need")
     add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")

@@ -16,6 +16,7 @@ from ..images.degradation import degrade, preset
 from ..images.picture_files import READABLE, opened, read_picture
 from ..upscaling.pipeline import output_size
 
+Group = tuple[str, float]  # preset and factor
 GIVEN = "given"  # in place of a preset, where LR images are files
 
 
@@ -32,6 +33,13 @@ class Pair:
     lr: Tensor
     hr: Tensor | None
     size: tuple[int, int]
+
+    @property
+    def reference(self) -> Tensor:
+        """The HR image. Raises ``ValueError`` if there is none: nothing that needs one may be asked then."""
+        if self.hr is None:
+            raise ValueError("there is no HR image")
+        return self.hr
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,14 @@ def paired_cases(hr_files: dict[str, Path], lr_files: dict[str, Path]) -> tuple[
 def lone_cases(files: dict[str, Path], factors: Sequence[float]) -> list[Case]:
     """LR images, of whose originals nothing is known, at every factor."""
     return [Case(place, GIVEN, factor, None, file, 0) for factor in factors for place, file in files.items()]
+
+
+def group_cases(cases: Sequence[Case]) -> dict[Group, list[Case]]:
+    """Cases by preset and factor, in the order in which these come."""
+    groups: dict[Group, list[Case]] = {}
+    for case in cases:
+        groups.setdefault((case.preset, case.factor), []).append(case)
+    return groups
 
 
 def eight_bit(image: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..atomic import remove_partials, write_text
-from ..images.picture_files import Picture, read_picture, write_picture
+from ..images.picture_files import Picture, write_picture
 from .cases import Case
 
 ABANDONED = 3600.0  # seconds after which a half-written file is no process's any more
@@ -19,7 +19,7 @@ Value = float | str  # a figure, or why there is none
 
 @dataclass
 class Cells:
-    """A folder with a cell for each method and case: ``*.json``, and ``*.png`` where a part of the picture is kept.
+    """A folder with a cell for each method and case: ``*.json``, and pictures beside it where they are kept.
 
     A cell says what it was made of. One that was made of something else is not taken.
 
@@ -49,21 +49,25 @@ class Cells:
         return {}
 
     def write(
-        self, case: Case, method: str, made: dict[str, Any], values: dict[str, Value], part: Tensor | None
-    ) -> None:
-        """Keep figures, and a part (1, 3, h, w) of the picture in [0, 1] where there is one."""
-        if part is not None:
-            write_picture(Picture(part), self._path(case, method, ".png"))
+        self, case: Case, method: str, made: dict[str, Any], values: dict[str, Value],
+        part: Tensor | None = None, whole: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Keep figures, and a part (1, 3, h, w) of the picture in [0, 1] or the whole of it where they are given."""
+        for path, picture in ((self.part(case, method), part), (self.whole(case, method), whole)):
+            if picture is None:
+                path.unlink(missing_ok=True)  # it may be of an earlier picture
+            else:
+                write_picture(Picture(picture), path)
         cell = {"made": _content(case, method, made), "values": values}
         write_text(self._path(case, method, ".json"), to_json(cell))
 
-    def has_part(self, case: Case, method: str) -> bool:
-        """Whether a part of the picture is kept."""
-        return self._path(case, method, ".png").is_file()
+    def part(self, case: Case, method: str) -> Path:
+        """The file of a part of the picture."""
+        return self._path(case, method, ".png")
 
-    def part(self, case: Case, method: str) -> Tensor:
-        """That part, (1, 3, h, w) in [0, 1]."""
-        return read_picture(self._path(case, method, ".png")).color
+    def whole(self, case: Case, method: str) -> Path:
+        """The file of the whole picture."""
+        return self._path(case, method, "-whole.png")
 
     def _path(self, case: Case, method: str, suffix: str) -> Path:
         name = json.dumps([case.name, method], sort_keys=True)

@@ -102,7 +102,7 @@ def quality(name: str) -> Callable[[torch.device], Measure]:
     """A judgement of the picture alone, by the name that pyiqa has for it."""
 
     def load(device: torch.device) -> Measure:
-        from pyiqa import create_metric
+        from pyiqa import create_metric  # pyright: ignore[reportMissingImports]
 
         judge = create_metric(name, device=device)
         return lambda sample: judge(sample.picture.to(device)).item()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..images.metrics import color_difference, high_frequency_energy, luma, psnr_y
 from ..images.resize import resize
+from .cases import Pair
 
 FLAT = 1e-10  # far less than rounding to 8 bits adds, 1e-6: two images without any detail have a ratio of 1
 BLOCK = 64  # side of what spectra are taken of, in pixels
@@ -23,30 +24,26 @@ NEAR = 4  # pixels from a line to where the picture beside it begins
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and what it is judged by; images are (1, 3, H, W) in [0, 1], in the steps of a picture file.
+    """A picture and what it is judged by.
 
     Attributes:
-        picture: an LR image enlarged.
-        lr: that image, (1, 3, h, w).
-        hr: what the picture should be; None where nobody knows.
+        picture: an LR image enlarged, (1, 3, H, W) in [0, 1], in the steps of a picture file.
+        pair: that image, and what the picture should be.
         factor: pixels of the picture for one of the LR image, along an axis.
         lines: rows and columns at which tiles begin or end; None where there were no tiles.
         period: of the grid that the tiles lie on, in pixels.
     """
 
     picture: Tensor
-    lr: Tensor
-    hr: Tensor | None
+    pair: Pair
     factor: float
     lines: tuple[list[int], list[int]] | None = None
     period: int = 1
 
     @property
     def reference(self) -> Tensor:
-        """The HR image. Raises ``ValueError`` if there is none: no measure that needs one may be asked then."""
-        if self.hr is None:
-            raise ValueError("there is no HR image")
-        return self.hr
+        """The HR image; see :attr:`.cases.Pair.reference`."""
+        return self.pair.reference
 
     def inner(self) -> tuple[Tensor, Tensor]:
         """Picture and HR image without ``factor`` pixels at the border, as the literature measures fidelity."""
@@ -85,8 +82,8 @@ def lr_consistency(sample: Sample) -> float:
     It says whether a picture is one of those that the LR image may have come from, where that was shrunk without noise
     and JPEG; in others, a picture without them has to differ.
     """
-    shrunk = resize(sample.picture, (sample.lr.shape[-2], sample.lr.shape[-1])).clamp(0, 1)
-    return psnr_y(shrunk, sample.lr).item()
+    shrunk = resize(sample.picture, (sample.pair.lr.shape[-2], sample.pair.lr.shape[-1])).clamp(0, 1)
+    return psnr_y(shrunk, sample.pair.lr).item()
 
 
 def pixel_grid(sample: Sample) -> float | str:
@@ -113,22 +110,32 @@ def pixel_grid(sample: Sample) -> float | str:
 
 
 def seams(sample: Sample) -> float | str:
-    """Mean gradient of the luma across the lines where tiles meet over that beside them: 1 where tiles do not show.
+    """Gradient across the lines where tiles meet over that beside them: 1 where tiles do not show.
 
-    Beside them is at the same place in the grid that the tiles lie on, so that a pixel grid counts on both sides.
+    Gradients are means over the lines of the luma's. Beside them is at the same place in the grid that the tiles lie
+    on, so that a pixel grid counts on both sides. Pictures have edges of their own, so the ratio is divided by that of
+    the LR image, enlarged by ``bicubic``.
     """
     if sample.lines is None or not any(sample.lines):
         return "no tiles"
-    apart = -(-NEAR // sample.period) * sample.period
-    y, at, beside = luma(sample.picture.cpu().double())[0, 0], [], []
-    for picture, lines in zip((y, y.mT), sample.lines, strict=True):
+    enlarged = resize(sample.pair.lr, sample.pair.size)
+    ratios = [_across(image, sample.lines, sample.period) for image in (sample.picture, enlarged)]
+    shown, expected = ratios
+    return "no room beside" if shown is None or expected is None else shown / expected
+
+
+def _across(image: Tensor, lines: tuple[list[int], list[int]], period: int) -> float | None:
+    """Mean gradient of the luma across lines over that beside them; None if nothing is beside them."""
+    apart = -(-NEAR // period) * period
+    y, at, beside = luma(image.cpu().double())[0, 0], [], []
+    for picture, places in zip((y, y.mT), lines, strict=True):
         across = picture.diff(dim=0).abs().mean(dim=1)  # at i - 1: from row i - 1 to row i
-        for line in lines:
-            places = [line + step * apart - 1 for step in (-2, -1, 1, 2)]
-            near = [across[place] for place in places if 0 <= place < len(across)]
+        for line in places:
+            near = [line + step * apart - 1 for step in (-2, -1, 1, 2)]
+            near = [across[index] for index in near if 0 <= index < len(across)]
             if near:
                 at.append(across[line - 1])
                 beside.append(torch.stack(near).mean())
     if not at:
-        return "no room beside"
+        return None
     return ((torch.stack(at).mean() + FLAT) / (torch.stack(beside).mean() + FLAT)).item()

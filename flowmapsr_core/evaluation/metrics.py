@@ -11,9 +11,10 @@ import torch
 from ..errors import UserError
 from ..images.metrics import luma
 from ..names import METRICS as NAMES
-from . import libraries, measures
+from . import libraries, measures, sets
 from .features import LITE0, LITE2
 from .measures import Measure
+from .sets import SetMeasure
 
 INFINITE = float("inf")
 
@@ -33,6 +34,7 @@ class Metric:
         extra: of this project, which brings what it needs; empty if that is nothing.
         packages: that it imports.
         weights: file that torchvision downloads for it, or "pyiqa" for what that downloads; empty if it needs none.
+        of_set: whether it looks at all pictures of a method together: it loads a :data:`.sets.SetMeasure` then.
     """
 
     name: str
@@ -42,10 +44,11 @@ class Metric:
     high: float
     digits: int
     reference: str
-    load: Callable[[torch.device], Measure]
+    load: Callable[[torch.device], Any]
     extra: str = ""
     packages: tuple[str, ...] = ()
     weights: str = ""
+    of_set: bool = False
 
     def row(self) -> dict[str, Any]:
         """As JSON data."""
@@ -85,30 +88,43 @@ METRICS = {metric.name: metric for metric in (
     Metric("musiq", "MUSIQ", "higher", 0, 100, 2, "none", libraries.quality("musiq"), *_PYIQA),
     Metric("maniqa", "MANIQA", "higher", 0, 1, 4, "none", libraries.quality("maniqa"), *_PYIQA),
     Metric("clipiqa", "CLIP-IQA", "higher", 0, 1, 4, "none", libraries.quality("clipiqa"), *_PYIQA),
+    Metric("fid", "FID", "lower", 0, INFINITE, 2, "hr", sets.fid, *_PYIQA, of_set=True),
 )}  # fmt: skip
 
 
-def load_metrics(
-    names: Sequence[str], device: torch.device, download: bool
-) -> tuple[dict[str, Measure], dict[str, str]]:
-    """The measures of metrics by name, and for those that cannot run what they need.
+@dataclass(frozen=True)
+class Loaded:
+    """Metrics that can run, and those that cannot.
+
+    Attributes:
+        measures: of single pictures, by the metrics' names.
+        sets: of all pictures together.
+        lacking: what the others need.
+    """
+
+    measures: dict[str, Measure]
+    sets: dict[str, SetMeasure]
+    lacking: dict[str, str]
+
+
+def load_metrics(names: Sequence[str], device: torch.device, download: bool) -> Loaded:
+    """Load what can run here; what cannot is no error.
 
     Args:
         names: of :data:`METRICS`.
         device: where networks are evaluated.
         download: whether weights that are not there may be downloaded.
     """
-    found: dict[str, Measure] = {}
-    lacking: dict[str, str] = {}
+    loaded = Loaded({}, {}, {})
     for name in names:
         metric = METRICS[name]
         try:
             _check_packages(metric)
             _check_weights(metric, download)
-            found[name] = metric.load(device)
+            (loaded.sets if metric.of_set else loaded.measures)[name] = metric.load(device)
         except (UserError, OSError) as error:
-            lacking[name] = " ".join(str(error).split())
-    return found, lacking
+            loaded.lacking[name] = " ".join(str(error).split())
+    return loaded
 
 
 def default_metrics() -> list[str]:

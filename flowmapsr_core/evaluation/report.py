@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .cases import Case
+from .cases import Case, Group, group_cases
 from .cells import Value, to_json
-from .metrics import Metric
+from .metrics import METRICS, Metric
 from .run import Results
-
-Group = tuple[str, float]  # preset and factor
+from .sets import SetFigures
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Report:
         results: from :func:`.run.measure_all`.
         settings: what else it was made with, as JSON data.
         left_out: images that something was wrong with.
+        sets: from :func:`.sets.measure_sets`.
     """
 
     cases: Sequence[Case]
@@ -33,7 +33,8 @@ class Report:
     lacking: dict[str, str]
     results: Results
     settings: dict[str, Any]
-    left_out: Sequence[str] = field(default_factory=tuple)
+    left_out: Sequence[str] = ()
+    sets: SetFigures = field(default_factory=dict)
 
     @property
     def methods(self) -> list[str]:
@@ -42,19 +43,17 @@ class Report:
 
     def groups(self) -> dict[Group, list[Case]]:
         """Cases by preset and factor."""
-        groups: dict[Group, list[Case]] = {}
-        for case in self.cases:
-            groups.setdefault((case.preset, case.factor), []).append(case)
-        return groups
+        return group_cases(self.cases)
 
     def value(self, case: Case, method: str, metric: str) -> Value:
         """A figure, or why there is none."""
-        lacking = self.lacking.get(metric)
-        return self.results.cells[case, method][metric] if lacking is None else lacking
+        return self.lacking.get(metric) or self.results.cells[case, method].get(metric, "of all images only")
 
-    def mean(self, cases: Sequence[Case], method: str, metric: str) -> Value:
-        """The mean over those cases that have a figure, or why none has."""
-        values = [self.value(case, method, metric) for case in cases]
+    def mean(self, group: Group, method: str, metric: str) -> Value:
+        """The mean over those images that have a figure, or why none has; or the figure of all together."""
+        if METRICS[metric].of_set and metric not in self.lacking:
+            return self.sets[group][method][metric]
+        values = [self.value(case, method, metric) for case in self.groups()[group]]
         numbers = [value for value in values if not isinstance(value, str)]
         return math.fsum(numbers) / len(numbers) if numbers else values[0]
 
@@ -70,7 +69,7 @@ def results_json(report: Report) -> str:
         "left_out": sorted(report.left_out),
         "means": [
             {"preset": preset, "factor": factor, "method": method, "images": len(cases),
-             "values": {m.name: report.mean(cases, method, m.name) for m in report.metrics}}
+             "values": {m.name: report.mean((preset, factor), method, m.name) for m in report.metrics}}
             for (preset, factor), cases in report.groups().items() for method in report.methods
         ],
         "methods": [{"name": name, **settings} for name, settings in report.results.methods.items()],
@@ -99,8 +98,8 @@ def table(report: Report) -> str:
         lines.append(_row(["method", *(metric.title for metric in report.metrics)]))
         lines.append(f"|---|{'---:|' * len(report.metrics)}")
         for method in report.methods:
-            cells = (_cell(report.mean(cases, method, metric.name), metric.digits) for metric in report.metrics)
-            lines.append(_row([method, *cells]))
+            means = ((report.mean((preset, factor), method, metric.name), metric.digits) for metric in report.metrics)
+            lines.append(_row([method, *(_cell(mean, digits) for mean, digits in means)]))
         lines.append("")
     return "\n".join([*lines, *_legend(report)]) + "\n"
 

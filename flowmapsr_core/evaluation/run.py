@@ -16,9 +16,18 @@ from .measures import Measure, Sample
 
 log = logging.getLogger("flowmapsr")
 
+EDITION = 1  # of the measures: figures of an earlier one are not taken
 CROP = 128  # side of what is kept of a picture, in pixels
 
 Watch = Callable[[Maker, Sequence[Case]], Iterable[Case]]  # gives the cases one after another, and shows progress
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is kept of the pictures: a part of those of ``shown`` cases, and ``whole`` ones of all."""
+
+    shown: Sequence[Case] = ()
+    whole: bool = False
 
 
 @dataclass
@@ -41,7 +50,7 @@ def measure_all(
     makers: Sequence[Callable[[], Maker]],
     measures: dict[str, Measure],
     cells: Cells,
-    shown: Sequence[Case],
+    keep: Keep,
     watch: Watch,
 ) -> Results:
     """Measure all methods on all cases; what goes wrong with a case leaves it out, and the others are measured.
@@ -51,7 +60,7 @@ def measure_all(
         makers: load what makes the pictures, one after another, so that one model at a time is in memory.
         measures: by the metrics' names.
         cells: where figures are kept, and found again.
-        shown: cases of whose pictures a part is kept too.
+        keep: what is kept of the pictures.
         watch: shows progress.
 
     Raises:
@@ -65,7 +74,7 @@ def measure_all(
             if case in results.failures:
                 continue
             try:
-                figures = _measure(case, maker, measures, cells, case in shown)
+                figures = _measure(case, maker, measures, cells, keep)
             except Exception as error:  # whatever is odd about one image, the others are measured
                 log.info("%s", case.file, exc_info=True)
                 results.failures[case] = error.with_traceback(None)  # which holds on to tensors
@@ -80,26 +89,31 @@ def measure_all(
 
 
 def _measure(
-    case: Case, maker: Maker, measures: dict[str, Measure], cells: Cells, shown: bool
+    case: Case, maker: Maker, measures: dict[str, Measure], cells: Cells, keep: Keep
 ) -> dict[str, dict[str, Value]]:
     """Figures by metric, by method."""
-    made = {name: {"settings": settings, "weights": maker.digest} for name, settings in maker.methods.items()}
+    common = {"weights": maker.digest, "edition": EDITION}
+    made = {name: {"settings": settings, **common} for name, settings in maker.methods.items()}
     figures = {name: cells.read(case, name, made[name]) for name in maker.methods}
+    shown = case in keep.shown
     todo = [
         name for name in maker.methods
-        if not measures.keys() <= figures[name].keys() or (shown and not cells.has_part(case, name))
+        if not measures.keys() <= figures[name].keys()
+        or (shown and not cells.part(case, name).is_file())
+        or (keep.whole and not cells.whole(case, name).is_file())
     ]  # fmt: skip
     if todo:
         pair = case.load()
         place = busiest(pair) if shown else None
         lines = maker.lines(pair.size)
         for name, picture in maker.pictures(todo, pair.lr, pair.size):
-            sample = Sample(eight_bit(picture), pair.lr, pair.hr, case.factor, lines, maker.period)
+            sample = Sample(eight_bit(picture), pair, case.factor, lines, maker.period)
             for metric in measures.keys() - figures[name].keys():
                 with torch.no_grad():
                     figures[name][metric] = _short(measures[metric](sample))
             part = None if place is None else cut(sample.picture, place)
-            cells.write(case, name, made[name], figures[name], part)
+            whole = sample.picture if keep.whole else None
+            cells.write(case, name, made[name], figures[name], part, whole)
     return {name: {metric: values[metric] for metric in measures} for name, values in figures.items()}
 
 

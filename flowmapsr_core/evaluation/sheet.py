@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..images.picture_files import read_picture
 from ..images.resize import resize
 from .cases import Case
 from .cells import Cells
@@ -57,7 +58,8 @@ def contact_sheet(report: Report, cells: Cells, shown: Sequence[Case]) -> Image.
 def _parts(case: Case, methods: Sequence[str], cells: Cells) -> list[Tensor]:
     pair = case.load()
     place = busiest(pair)
-    parts = [cut(resize(pair.lr, pair.size, "nearest"), place), *(cells.part(case, method) for method in methods)]
+    kept = (read_picture(cells.part(case, method)).color for method in methods)
+    parts = [cut(resize(pair.lr, pair.size, "nearest"), place), *kept]
     return parts if pair.hr is None else [*parts, cut(pair.hr, place)]
 
 
