@@ -32,25 +32,11 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 
 DEFAULT = [
-    "faithful",
-    "balanced",
-    "vivid",
-    "1 step, realism 0.5",
-    "1 step, realism 1",
-    "1 step, blend of realism 0 and 1",
-]
+    "faithful", "balanced", "vivid", "1 step, realism 0.5", "1 step, realism 1", "1 step, blend of realism 0 and 1",
+]  # fmt: skip
 FEW = (
-    "--metrics",
-    "psnr-y",
-    "lr-consistency",
-    "--quiet",
-    "--dtype",
-    "float32",
-    "--factors",
-    "2",
-    "--presets",
-    "bicubic",
-)
+    "--metrics", "psnr-y", "lr-consistency", "--quiet", "--dtype", "float32", "--factors", "2", "--presets", "bicubic",
+)  # fmt: skip
 
 
 @pytest.fixture

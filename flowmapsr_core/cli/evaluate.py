@@ -40,7 +40,7 @@ def run(options: Namespace) -> int:
     cases, damaged = _cases(options)
     device = find_device(options.device)
     makers = _makers(options, device)
-    metrics = [METRICS[name] for name in options.metrics or default_metrics()]
+    metrics = [METRICS[name] for name in dict.fromkeys(options.metrics or default_metrics())]
     if options.no_reference:
         metrics = [metric for metric in metrics if metric.reference != "hr"]
         check(bool(metrics), "without HR images none of these metrics can be measured; choose others")
@@ -62,13 +62,14 @@ def run(options: Namespace) -> int:
 
 def _cases(options: Namespace) -> tuple[list[Case], dict[str, str]]:
     """What is measured, and what is wrong with images that are left out already."""
+    presets, factors = list(dict.fromkeys(options.presets)), list(dict.fromkeys(options.factors))
     check(not (options.lr and options.no_reference), "--lr has HR images, --no-reference none; leave one of them out")
     files = images_in(options.folder, options.output)
     if options.lr is not None:
         return paired_cases(files, images_in(options.lr, options.output))
     if options.no_reference:
-        return lone_cases(files, options.factors), {}
-    return degraded_cases(files, options.presets, options.factors, options.seed), {}
+        return lone_cases(files, factors), {}
+    return degraded_cases(files, presets, factors, options.seed), {}
 
 
 def _makers(options: Namespace, device: torch.device) -> list[Callable[[], Maker]]:

@@ -168,7 +168,7 @@ def _by_stem(files: dict[str, Path]) -> dict[str, tuple[str, Path]]:
 
 
 def _factor(hr: Path, lr: Path) -> float:
-    """How much larger one image is, to a tenth, as some lost a few pixels; :class:`UserError` if that cannot be read."""
+    """How much larger one image is, to a tenth, as some lose pixels; :class:`UserError` if that cannot be read."""
     (width, height), (small_width, small_height) = (_size(path) for path in (hr, lr))
     return round((width * height / (small_width * small_height)) ** 0.5, 1)
 
