@@ -102,8 +102,8 @@ def test_tables_files_and_pictures(evaluate, folder, tmp_path, capsys):
         assert mean["images"] == len(values) == 2
     assert Image.open(tmp_path / "out" / "sheet.png").size == (10 * 132, 46 + 8 * 146)
     assert Image.open(tmp_path / "out" / "plot.png").size[0] > 1000
-    dials = [method["dial"] for method in results["methods"] if method.get("dial")]
-    assert dials == ["1 step"] * 3  # faithful is its end
+    dials = [method["dials"] for method in results["methods"] if method.get("dials")]
+    assert dials == [["1 step"]] * 3  # faithful is its end
 
 
 def test_figures_are_those_of_rounded_pictures_without_the_border(evaluate, folder):
@@ -206,7 +206,7 @@ def test_it_goes_on_where_it_was_stopped_and_ends_at_the_same_bytes(evaluate, tm
 
 def test_results_of_other_weights_or_images_are_not_taken(evaluate, small_model, model, folder, caplog):
     _, before = evaluate("--looks", "faithful")
-    assert "made of something else" not in caplog.text
+    assert "made of other files or weights" not in caplog.text
     with torch.no_grad():
         for parameter in small_model.flow.parameters():
             parameter.mul_(1.1)
@@ -219,6 +219,19 @@ def test_results_of_other_weights_or_images_are_not_taken(evaluate, small_model,
     write_picture(Picture(read_picture(folder / "one.png").color.flip(2)), folder / "one.png")
     evaluate("--looks", "faithful")
     assert "3 results in " in caplog.text
+
+
+def test_what_a_method_is_called_and_compared_with_does_not_matter(evaluate, model, tmp_path, monkeypatch, caplog):
+    _, before = evaluate("--realism", "0", "1")
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(model.read_bytes())
+    made, upscale = [], makers.upscale
+    monkeypatch.setattr(makers, "upscale", lambda *args, **more: made.append(more["steps"]) or upscale(*args, **more))
+    _, after = evaluate("--realism", "0", "1", "--steps", "1", "2", "--models", model, other)
+    assert not caplog.text
+    assert len(made) == 2 * (2 + 3)  # two steps, and the other end of their blend; all of the other model
+    values = [{cell["method"]: cell["values"] for cell in run["cells"]} for run in (before, after)]
+    assert values[0]["1 step, realism 1"] == values[1]["small, 1 step, realism 1"]
 
 
 def test_what_an_image_is_degraded_with_does_not_depend_on_the_others(folder):
@@ -354,6 +367,7 @@ def test_columns_that_a_model_samples_alike_are_one(small_model):
         "faithful", "1 step, realism 1", "1 step, blend of realism 0 and 1", "2 steps, realism 1",
         "2 steps, blend of realism 0 and 1",
     ]  # fmt: skip
+    assert distinct(small_model, group)[0].dials == ("1 step", "2 steps")
     small_model.info["training"] = {"guidance": "hidden", "stages": [{"kind": "guided"}]}
     (group,) = plan_columns(Lists(["x"], guidance=[1, 2, 3]))
     assert [column.look.guidance for column in distinct(small_model, group)] == [1]

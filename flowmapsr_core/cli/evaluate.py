@@ -54,7 +54,7 @@ def run(options: Namespace) -> int:
     whole = [case for case in cases if case not in failures]
     check(bool(whole), "no image could be measured")
     left_out = [*damaged, *(f"{case.image} ({case.preset}, x{case.factor:g})" for case in failures)]
-    sets = measure_sets(group_cases(whole), list(results.methods), loaded.sets, cells)
+    sets = measure_sets(group_cases(whole), results.methods, loaded.sets, cells)
     report = Report(whole, metrics, loaded.lacking, results, _settings(options), left_out, sets)
     _write(report, cells, keep.shown, options)
     return 2 if left_out else 0

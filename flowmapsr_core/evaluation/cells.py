@@ -15,13 +15,15 @@ from .cases import Case
 ABANDONED = 3600.0  # seconds after which a half-written file is no process's any more
 
 Value = float | str  # a figure, or why there is none
+Settings = dict[str, Any]  # of a method, as JSON data
 
 
 @dataclass
 class Cells:
-    """A folder with a cell for each method and case: ``*.json``, and pictures beside it where they are kept.
+    """A folder with a cell for each case and settings: ``*.json``, and pictures beside it where they are kept.
 
-    A cell says what it was made of. One that was made of something else is not taken.
+    A cell says which files and weights it was made of. One that was made of others is not taken. What a method is
+    called does not matter, nor what it is compared with.
 
     Attributes:
         folder: where they lie.
@@ -34,7 +36,7 @@ class Cells:
     def __post_init__(self) -> None:
         remove_partials(self.folder, ABANDONED)
 
-    def read(self, case: Case, method: str, made: dict[str, Any]) -> dict[str, Value]:
+    def read(self, case: Case, method: Settings, made: dict[str, Any]) -> dict[str, Value]:
         """The figures of a cell by metric; none if there is no cell, or one that was not made of ``made``."""
         path = self._path(case, method, ".json")
         try:
@@ -49,7 +51,7 @@ class Cells:
         return {}
 
     def write(
-        self, case: Case, method: str, made: dict[str, Any], values: dict[str, Value],
+        self, case: Case, method: Settings, made: dict[str, Any], values: dict[str, Value],
         part: Tensor | None = None, whole: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Keep figures, and a part (1, 3, h, w) of the picture in [0, 1] or the whole of it where they are given."""
@@ -61,16 +63,16 @@ class Cells:
         cell = {"made": _content(case, method, made), "values": values}
         write_text(self._path(case, method, ".json"), to_json(cell))
 
-    def part(self, case: Case, method: str) -> Path:
+    def part(self, case: Case, method: Settings) -> Path:
         """The file of a part of the picture."""
         return self._path(case, method, ".png")
 
-    def whole(self, case: Case, method: str) -> Path:
+    def whole(self, case: Case, method: Settings) -> Path:
         """The file of the whole picture."""
         return self._path(case, method, "-whole.png")
 
-    def _path(self, case: Case, method: str, suffix: str) -> Path:
-        name = json.dumps([case.name, method], sort_keys=True)
+    def _path(self, case: Case, method: Settings, suffix: str) -> Path:
+        name = json.dumps([case.name, _acting(method)], sort_keys=True)
         return self.folder / (hashlib.sha256(name.encode()).hexdigest()[:24] + suffix)
 
 
@@ -79,9 +81,14 @@ def to_json(data: Any) -> str:
     return json.dumps(_finite(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _content(case: Case, method: str, made: dict[str, Any]) -> Any:
+def _acting(method: Settings) -> Settings:
+    """Settings that a picture depends on."""
+    return {key: value for key, value in method.items() if key != "dials"}
+
+
+def _content(case: Case, method: Settings, made: dict[str, Any]) -> Any:
     """As it is when it has been read back."""
-    return json.loads(json.dumps({"case": case.source, "method": method, "of": made}))
+    return json.loads(json.dumps({"case": case.source, "settings": _acting(method), **made}))
 
 
 def _finite(data: Any) -> Any:

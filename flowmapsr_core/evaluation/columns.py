@@ -73,7 +73,7 @@ def _grid(
             shown = f"realism {point:g}" if realism else ""
             look = override(LOOKS["balanced"], steps, guidance, point)
             name = _joined(label[0], several, strong, shown, label[1])
-            columns.append(Column(name, look, model, scale, dial if realism else ""))
+            columns.append(Column(name, look, model, scale, (dial,) if realism else ()))
         if realism:
             name = _joined(label[0], several, strong, "blend of realism 0 and 1", label[1])
             look = override(LOOKS["balanced"], steps, guidance)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ..upscaling.community import CommunityUpscaler
 from ..upscaling.host import TorchHost
 from ..upscaling.pipeline import as_trained, upscale
 from ..upscaling.plan import make_plan
+from .cells import Settings
 
 Lines = tuple[list[int], list[int]]  # rows and columns where tiles begin or end, in pixels
 
@@ -36,7 +37,7 @@ class Maker(Protocol):
     """
 
     title: str
-    methods: dict[str, dict[str, Any]]
+    methods: dict[str, Settings]
     digest: str
     period: int
 
@@ -53,7 +54,7 @@ class Resampling:
     """Bicubic as the core resizes, and Pillow's Lanczos with a radius of 3."""
 
     def __init__(self) -> None:
-        self.methods: dict[str, dict[str, Any]] = {"bicubic": {}, "lanczos": {}}
+        self.methods: dict[str, Settings] = {name: {"resampling": name} for name in ("bicubic", "lanczos")}
         self.title, self.digest, self.period = "resampling", "", 1
 
     def pictures(self, names: Sequence[str], lr: Tensor, size: tuple[int, int]) -> Iterator[tuple[str, Tensor]]:
@@ -70,7 +71,7 @@ class Baseline:
     def __init__(self, path: Path, device: torch.device) -> None:
         self.upscaler, self.device = CommunityUpscaler(path, device), device
         self.title, self.period = path.name, 1
-        self.methods: dict[str, dict[str, Any]] = {path.stem: {"baseline": path.name}}
+        self.methods: dict[str, Settings] = {path.stem: {"baseline": path.name}}
         self.digest = weights_hash({name: x.cpu() for name, x in self.upscaler.model.model.state_dict().items()})
 
     @torch.no_grad()
@@ -91,7 +92,7 @@ class Column:
         look: settings; of a blend, those of its realistic end.
         model: what loads it.
         lora_scale: strength of the LoRAs, the look's part in it included.
-        dial: what the points of a realism dial have in common; empty for others.
+        dials: realism dials that it is a point of, by what their points have in common.
         blend: whether it is half of the picture at realism 0 and half of that at 1: what the dial at 0.5 has to beat.
     """
 
@@ -99,7 +100,7 @@ class Column:
     look: Look
     model: str
     lora_scale: float = 0.0
-    dial: str = ""
+    dials: tuple[str, ...] = ()
     blend: bool = False
 
 
@@ -117,7 +118,7 @@ class Loading:
 class ModelMaker:
     """A model with its LoRAs at one strength, and columns that differ in their settings alone.
 
-    Columns that the model samples as it does one before are left out; that one takes their place on the dial.
+    Columns that the model samples as it does one before are left out; that one takes their place on their dials.
 
     Raises :class:`UserError` if the model cannot be loaded, or a LoRA does not fit it.
     """
@@ -160,13 +161,13 @@ class ModelMaker:
             sorted(line for line in lines if 0 < line < side) for lines, side in zip((rows, columns), size, strict=True)
         )
 
-    def _settings(self, column: Column) -> dict[str, Any]:
+    def _settings(self, column: Column) -> Settings:
         look = asdict(column.look)
         del look["lora_scale"]
         settings = {
             "model": column.model,
             "blend": column.blend,
-            "dial": column.dial,
+            "dials": column.dials,
             "tile": self.loading.tile,
             **look,
         }
@@ -182,7 +183,7 @@ def distinct(model: Model, columns: Sequence[Column]) -> list[Column]:
         look = replace(as_trained(model, column.look), lora_scale=1.0)
         key = (look.steps, look.guidance, look.realism, column.blend)
         first = found.setdefault(key, replace(column, look=look))
-        found[key] = replace(first, dial=first.dial or column.dial)
+        found[key] = replace(first, dials=tuple(dict.fromkeys(first.dials + column.dials)))
     return list(found.values())
 
 

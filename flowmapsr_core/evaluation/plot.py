@@ -48,7 +48,7 @@ def draw_plot(report: Report, axes: tuple[str, str], path: Path) -> None:
 def _lines(plot: Any, report: Report, points: dict[str, tuple[float, float]]) -> None:
     dials: dict[str, list[tuple[float, str]]] = {}
     for method, settings in report.results.methods.items():
-        if settings.get("dial") and method in points:
-            dials.setdefault(settings["dial"], []).append((settings["realism"], method))
+        for dial in settings.get("dials", ()) if method in points else ():
+            dials.setdefault(dial, []).append((settings["realism"], method))
     for dial in dials.values():
         plot.plot(*zip(*(points[method] for _, method in sorted(dial)), strict=True), "-", color="0.7", zorder=0)

@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..images.metrics import high_frequency_energy
 from .cases import Case, Pair, eight_bit
-from .cells import Cells, Value
+from .cells import Cells, Settings, Value
 from .makers import Maker
 from .measures import Measure, Sample
 
@@ -40,7 +39,7 @@ class Results:
         failures: what was wrong, for cases that are left out.
     """
 
-    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    methods: dict[str, Settings] = field(default_factory=dict)
     cells: dict[tuple[Case, str], dict[str, Value]] = field(default_factory=dict)
     failures: dict[Case, Exception] = field(default_factory=dict)
 
@@ -82,9 +81,8 @@ def measure_all(
                 results.cells |= {(case, name): values for name, values in figures.items()}
         del maker
     if cells.outdated:
-        log.warning(
-            "%d results in %s were made of something else, and are made anew", len(cells.outdated), cells.folder
-        )
+        count = len(cells.outdated)
+        log.warning("%d results in %s were made of other files or weights: they are made anew", count, cells.folder)
     return results
 
 
@@ -92,15 +90,14 @@ def _measure(
     case: Case, maker: Maker, measures: dict[str, Measure], cells: Cells, keep: Keep
 ) -> dict[str, dict[str, Value]]:
     """Figures by metric, by method."""
-    common = {"weights": maker.digest, "edition": EDITION}
-    made = {name: {"settings": settings, **common} for name, settings in maker.methods.items()}
-    figures = {name: cells.read(case, name, made[name]) for name in maker.methods}
+    made = {"weights": maker.digest, "edition": EDITION}
+    figures = {name: cells.read(case, settings, made) for name, settings in maker.methods.items()}
     shown = case in keep.shown
     todo = [
-        name for name in maker.methods
+        name for name, settings in maker.methods.items()
         if not measures.keys() <= figures[name].keys()
-        or (shown and not cells.part(case, name).is_file())
-        or (keep.whole and not cells.whole(case, name).is_file())
+        or (shown and not cells.part(case, settings).is_file())
+        or (keep.whole and not cells.whole(case, settings).is_file())
     ]  # fmt: skip
     if todo:
         pair = case.load()
@@ -113,7 +110,7 @@ def _measure(
                     figures[name][metric] = _short(measures[metric](sample))
             part = None if place is None else cut(sample.picture, place)
             whole = sample.picture if keep.whole else None
-            cells.write(case, name, made[name], figures[name], part, whole)
+            cells.write(case, maker.methods[name], made, figures[name], part, whole)
     return {name: {metric: values[metric] for metric in measures} for name, values in figures.items()}
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ..images.picture_files import Picture, write_picture
 from .cases import Case, Group
-from .cells import Cells
+from .cells import Cells, Settings
 
 SetMeasure = Callable[[Path, Path], float]  # of a folder of pictures, and one of what they should be
 SetFigures = dict[Group, dict[str, dict[str, float]]]  # by group, method and metric
@@ -28,7 +28,7 @@ def fid(device: torch.device) -> SetMeasure:
 
 
 def measure_sets(
-    groups: dict[Group, list[Case]], methods: Sequence[str], measures: dict[str, SetMeasure], cells: Cells
+    groups: dict[Group, list[Case]], methods: dict[str, Settings], measures: dict[str, SetMeasure], cells: Cells
 ) -> SetFigures:
     """Figures of all pictures of a group of cases, which have HR images and were kept whole."""
     if not measures:
@@ -37,7 +37,7 @@ def measure_sets(
 
 
 def _measure_group(
-    cases: Sequence[Case], methods: Sequence[str], measures: dict[str, SetMeasure], cells: Cells
+    cases: Sequence[Case], methods: dict[str, Settings], measures: dict[str, SetMeasure], cells: Cells
 ) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, float]] = {}
     with TemporaryDirectory() as folder:  # which holds these cases alone, whatever else was kept
@@ -45,9 +45,9 @@ def _measure_group(
         pictures.mkdir()
         for index, case in enumerate(cases):
             write_picture(Picture(case.load().reference), references / f"{index:06}.png")
-        for method in methods:
+        for method, settings in methods.items():
             for index, case in enumerate(cases):
-                shutil.copyfile(cells.whole(case, method), pictures / f"{index:06}.png")
+                shutil.copyfile(cells.whole(case, settings), pictures / f"{index:06}.png")
             values = {name: measure(pictures, references) for name, measure in measures.items()}
             figures[method] = {name: float(f"{value:.6g}") for name, value in values.items()}
     return figures

@@ -1,7 +1,7 @@
 """A contact sheet: the same part of an image as LR has it, as every method makes it, and as it should be."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..images.picture_files import read_picture
 from ..images.resize import resize
 from .cases import Case
-from .cells import Cells
+from .cells import Cells, Settings
 from .report import Report
 from .run import CROP, busiest, cut
 
@@ -50,12 +50,12 @@ def contact_sheet(report: Report, cells: Cells, shown: Sequence[Case]) -> Image.
     for row, case in enumerate(rows):
         top = LINES * LINE + GAP + row * (LINE + CROP + GAP)
         draw.text((2, top), f"{case.image}, {case.preset}, x{case.factor:g}", "black", font)
-        for column, part in enumerate(_parts(case, report.methods, cells)):
+        for column, part in enumerate(_parts(case, report.results.methods.values(), cells)):
             sheet.paste(_picture(part), (column * (CROP + GAP), top + LINE))
     return sheet
 
 
-def _parts(case: Case, methods: Sequence[str], cells: Cells) -> list[Tensor]:
+def _parts(case: Case, methods: Iterable[Settings], cells: Cells) -> list[Tensor]:
     pair = case.load()
     place = busiest(pair)
     kept = (read_picture(cells.part(case, method)).color for method in methods)
