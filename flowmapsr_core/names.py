@@ -5,3 +5,8 @@ COLORS = (
 )  # fmt: skip
 DEGRADATIONS = ("flowmapsr", "bicubic", "real-esrgan")
 DTYPES = ("float32", "bfloat16", "float16")
+METRICS = (
+    "psnr-y", "psnr-rgb", "ssim-y", "ssim-rgb", "ms-ssim-y", "ms-ssim-rgb", "high-frequency", "features",
+    "features-lite2", "lpips", "dists", "color", "lr-consistency", "pixel-grid", "seams", "niqe", "musiq", "maniqa",
+    "clipiqa", "fid",
+)  # fmt: skip

@@ -10,8 +10,15 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from flowmapsr.flowmapsr_core.codecs import PixelCodec
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.evaluation.features import (
+    LITE0,
+    LITE2,
+    FeatureDistance,
+    Features,
+    find_classifier,
+    load_classifier,
+)
 from flowmapsr.flowmapsr_core.images.color import gaussian_blur
-from flowmapsr.trainer.losses.features import CHANNELS, SCALES, FeatureDistance, Features, find_classifier
 from flowmapsr.trainer.losses.perceptual import Loss, Perceptual
 from PIL import Image
 
@@ -34,18 +41,23 @@ def jpeg(image, quality):
     return torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1)[None] / 255
 
 
+@pytest.mark.parametrize(
+    ("name", "classifier", "channels"),
+    [("efficientnet-lite0", LITE0, [96, 144, 240, 480]), ("efficientnet-lite2", LITE2, [96, 144, 288, 528])],
+)
 @pytest.mark.parametrize("size", [(64, 80), (48, 35)])
-def test_maps_are_those_of_the_public_network(distance, size, generator):
-    public = EfficientNet.from_name("efficientnet-lite0").eval()
-    public.load_state_dict(torch.load(find_classifier(), weights_only=True))
+def test_maps_are_those_of_the_public_network(name, classifier, channels, size, generator):
+    # which pads for one size of images: of 256 px sides are even at all scales, of Lite2's own 260 px they are not
+    public = EfficientNet.from_name(name, image_size=256).eval()
+    public.load_state_dict(torch.load(find_classifier(classifier), weights_only=True))
     expected = []
-    for scale in SCALES:
+    for scale in classifier.scales:
         convolution = public._blocks[scale]._depthwise_conv
         convolution.register_forward_pre_hook(lambda _, inputs: expected.append(inputs[0]))
     image = torch.rand(2, 3, *size, generator=generator)
     public.extract_features(2 * image - 1)
-    found = distance.features(image)
-    assert [maps.shape[1] for maps in found] == list(CHANNELS)
+    found = load_classifier(classifier)(image)
+    assert [maps.shape[1] for maps in found] == channels == list(classifier.channels)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-3)
         assert other.max() > 1
@@ -96,7 +108,7 @@ def test_gradient_is_that_of_finite_differences(generator):
 
 
 def test_the_further_a_jump_reaches_the_more_it_weighs(photo, monkeypatch):
-    monkeypatch.setattr("flowmapsr.trainer.losses.features.load_classifier", Features)
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.evaluation.features.load_classifier", Features)
     codec, perceptual = PixelCodec(2), Perceptual(Loss(features=3.0))
     hr = photo[..., :64, :64].expand(3, -1, -1, -1)
     t, s = torch.tensor([[1.0, 0.0], [0.75, 0.75], [1.0, 1.0]]).T

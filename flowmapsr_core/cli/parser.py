@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ..files.sources import BUILT_IN
 from ..method.looks import LOOKS
-from ..names import COLORS, DEGRADATIONS, DTYPES
+from ..names import COLORS, DEGRADATIONS, DTYPES, METRICS
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,6 +26,12 @@ def make_parser() -> argparse.ArgumentParser:
     for name, add_arguments, summary, description in (
         ("upscale", _add_upscale, "upscale images", "Upscale images."),
         ("degrade", _add_degrade, "make low-resolution images", "Shrink images and spoil them as photographs are."),
+        (
+            "evaluate",
+            _add_evaluate,
+            "compare models, settings and other upscalers",
+            "Measure what models, settings and other upscalers make of the same images.",
+        ),
         ("merge", _add_merge, "make a checkpoint of a model and LoRAs", "Add LoRAs to a model's weights for good."),
         (
             "convert",
@@ -77,6 +83,37 @@ def _add_degrade(parser: argparse.ArgumentParser) -> None:
     add("--preset", choices=DEGRADATIONS, default="flowmapsr", help="what happens to the images (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="same image and seed, same result (%(default)s)")
     _add_conduct(parser)
+    add("--verbose", action="store_true", help="say where in the program an odd image has failed")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="HR images, which are made small here unless --lr is given")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results; goes on with what it has")
+    add("--lr", type=Path, metavar="FOLDER", help="LR images of the same names, in place of presets and factors")
+    add("--no-reference", action="store_true", help="FOLDER holds LR images, and nobody knows the HR ones")
+    add("--presets", nargs="+", choices=DEGRADATIONS, default=["bicubic", "flowmapsr"], metavar="PRESET",
+        help=f"what happens to the images: {', '.join(DEGRADATIONS)} (bicubic flowmapsr)")  # fmt: skip
+    add("--factors", nargs="+", type=float, default=[2.0, 4.0, 8.0], metavar="F", help="1 to 8 (2 4 8)")
+    add("--seed", type=int, default=0, metavar="N", help="of what happens to them (%(default)s)")
+    add("--models", nargs="+", default=[BUILT_IN], metavar="MODEL", help="as --model of upscale (%(default)s)")
+    add("--baseline", nargs="+", type=Path, default=[], metavar="FILE",
+        help="upscalers that spandrel loads, beside bicubic and Lanczos")  # fmt: skip
+    add("--looks", nargs="+", choices=LOOKS, default=[], metavar="LOOK", help=f"{', '.join(LOOKS)}")
+    add("--steps", nargs="+", type=int, default=[], metavar="N", help="network evaluations")
+    add("--guidance", nargs="+", type=float, default=[], metavar="F", help="guidance scales, 1 (none) to 8")
+    add("--realism", nargs="+", type=float, default=[], metavar="F",
+        help="0 to 1; steps, guidance and realism are multiplied, and what is left out is 1")  # fmt: skip
+    add("--lora", nargs="+", type=Path, default=[], metavar="FILE", help="LoRAs to apply, all together")
+    add("--lora-scales", nargs="+", type=float, default=[], metavar="F", help="their strength, -8 to 8 (1.5)")
+    add("--vae", type=Path, metavar="PATH", help="VAE of latent models that have none: a .safetensors file or folder")
+    add("--metrics", nargs="+", choices=METRICS, default=[], metavar="NAME",
+        help=f"{', '.join(METRICS)} (all but the last five)")  # fmt: skip
+    add("--download", action="store_true", help="fetch weights that lpips, dists and the last five metrics need")
+    add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
+    add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
+    add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")
+    add("--quiet", action="store_true", help="no progress bar")
     add("--verbose", action="store_true", help="say where in the program an odd image has failed")
 
 

@@ -1,20 +1,13 @@
 """A teacher: any upscaler of the community, whose picture of the LR image is the target."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from ...flowmapsr_core.errors import UserError, check
-from ...flowmapsr_core.files.upscaler_file import load_upscaler
-from ...flowmapsr_core.images.resize import resize
-from ...flowmapsr_core.upscaling.host import TorchHost
-
-if TYPE_CHECKING:
-    from spandrel import ImageModelDescriptor
+from ...flowmapsr_core.upscaling.community import CommunityUpscaler
 
 OF = ("all", "jumps")
 
@@ -53,39 +46,14 @@ class Teacher:
         return s if self.of == "jumps" else torch.zeros_like(s)
 
 
-class Upscaler:
-    """A frozen upscaler on a device, computing in bfloat16 where that does so natively.
-
-    Raises :class:`UserError` if the file holds no super-resolution model from RGB to RGB.
-    """
+class Upscaler(CommunityUpscaler):
+    """The teacher's. Raises :class:`UserError` if the file holds no super-resolution model from RGB to RGB."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        model = load_upscaler(path)
-        if model is None:
-            raise UserError(f"teacher.upscaler: spandrel knows no upscaler like {path}")
-        kind = f"teacher.upscaler: {path} holds a {model.architecture.name}"
-        check(
-            model.purpose == "SR" and model.scale > 1, f"{kind} that does not enlarge photographs; give one that does"
-        )
-        channels = (model.input_channels, model.output_channels)
-        check(channels == (3, 3), f"{kind} from {channels[0]} to {channels[1]} channels; give one from RGB to RGB")
-        self.model, self.device = cast("ImageModelDescriptor", model.float().to(device)), device
-        model.model.requires_grad_(False).eval()
-        supported = (torch.bfloat16, torch.float32) if model.supports_bfloat16 else (torch.float32,)
-        self.bf16 = TorchHost(device).compute_dtype(supported) is torch.bfloat16
-        try:  # sizes are left to spandrel, which pads
-            found = self._enlarge(torch.full((1, 3, 7, 9), 0.5, device=device)).shape
-        except Exception as error:  # every architecture has errors of its own
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{kind} that cannot enlarge a picture of 9x7 pixels ({reason}); give another") from error
-        check(found == (1, 3, 7 * model.scale, 9 * model.scale), f"{kind} that gives sizes of its own; give another")
-
-    def __call__(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """Pictures (B, 3, *size) of LR images (B, 3, h, w), both in [0, 1], in the 256 steps of a picture file.
-
-        One after another: a picture is the same whatever else is in a batch, and spandrel vouches for no more.
-        """
-        return torch.cat([self._picture(image, size) for image in lr.split(1)])
+        try:
+            super().__init__(path, device)
+        except UserError as error:
+            raise UserError(f"teacher.upscaler: {error}") from error
 
     def of_groups(self, lrs: list[Tensor], rows: Tensor, size: tuple[int, int]) -> Tensor:
         """Pictures (n, 3, *size) of those n of a micro-batch's LR images that ``rows`` (B,) picks, n above 0.
@@ -94,17 +62,3 @@ class Upscaler:
         """
         parts = zip(lrs, rows.chunk(len(lrs)), strict=True)
         return torch.cat([self(lr[part], size) for lr, part in parts if part.any()])
-
-    def _picture(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        picture = self._enlarge(image)
-        while picture.shape[-2] < size[0] or picture.shape[-1] < size[1]:
-            # Again, from no more pixels than make twice the size: from all of them the result is as sharp, at up to
-            # four times the work.
-            enough = (math.ceil(2 * length / self.model.scale) for length in size)
-            height, width = (min(pair) for pair in zip(enough, picture.shape[-2:], strict=True))
-            picture = self._enlarge(resize(picture, (height, width)).clamp(0, 1))
-        return (resize(picture, size).clamp(0, 1) * 255).round() / 255
-
-    def _enlarge(self, image: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.model(image).float()

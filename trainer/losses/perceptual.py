@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...flowmapsr_core.codecs import Codec
 from ...flowmapsr_core.errors import UserError, check
-from .features import FeatureDistance
+from ...flowmapsr_core.evaluation.features import FeatureDistance
 from .windows import LARGEST, decoded_windows, windows
 
 # LPIPS backbones: name, and the file of its weights that torchvision downloads

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .features import CHANNELS, Features, load_classifier
+from ...flowmapsr_core.evaluation.features import Features, load_classifier
 
 WIDTH = 64  # channels that features are mixed to, and of the heads
 
@@ -25,8 +25,8 @@ class ProjectedDiscriminator(nn.Module):
     def __init__(self, features: Features | None = None) -> None:
         super().__init__()
         self.features = features or load_classifier()
-        last = len(CHANNELS) - 1
-        self.channel_mixing = nn.ModuleList(_random(channels, 1) for channels in CHANNELS)
+        last = len(self.features.channels) - 1
+        self.channel_mixing = nn.ModuleList(_random(channels, 1) for channels in self.features.channels)
         self.scale_mixing = nn.ModuleList(_random(WIDTH, 3) for _ in range(last))
         self.heads = nn.ModuleList(_head(halvings=last - scale) for scale in range(last + 1))
 

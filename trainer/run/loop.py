@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ...flowmapsr_core.errors import UserError
+from ...flowmapsr_core.evaluation.features import find_classifier
 from ...flowmapsr_core.model import Model
 from ..data.crops import PhotoCrops, StepSampler, collate, training_photos
 from ..data.photos import Sizes
 from ..learning.schedule import lr_factor
 from ..losses.adversarial import SMALLEST
-from ..losses.features import find_classifier
 from ..recipe.recipe import Recipe
 from .accelerator import start_accelerator, track_picture
 from .batch import GUIDED, Batch, draw, generator_of, make_batch, pair_generators

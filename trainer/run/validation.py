@@ -74,10 +74,10 @@ def blend(columns: dict[str, Tensor], ends: tuple[str, str]) -> Tensor:
     return (columns[ends[0]] + columns[ends[1]]) / 2
 
 
-def score(image: Tensor, hr: Tensor, border: int = 0) -> tuple[float, float]:
+def score(image: Tensor, hr: Tensor) -> tuple[float, float]:
     """(Y-channel PSNR in dB, high-frequency energy relative to the HR image's), averaged over images (B, 3, H, W)."""
     ratio = high_frequency_energy(image).mean() / high_frequency_energy(hr).mean()
-    return psnr_y(image, hr, border).mean().item(), ratio.item()
+    return psnr_y(image, hr).mean().item(), ratio.item()
 
 
 def load_crops(folder: Path) -> Tensor:

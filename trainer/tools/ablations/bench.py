@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ....flowmapsr_core import load_model, merge_lora, save_checkpoint, upscale
 from ....flowmapsr_core.errors import check
+from ....flowmapsr_core.evaluation.features import FeatureDistance
 from ....flowmapsr_core.files.convert import convert, read_source
 from ....flowmapsr_core.images.degradation import degrade, preset
 from ....flowmapsr_core.images.resize import resize
 from ....flowmapsr_core.model import Model
-from ...losses.features import FeatureDistance
 from ...recipe.read import read_recipe
 from ...run.loop import train
 from ...run.validation import CROP, load_crops, make_grid, score
