@@ -300,7 +300,7 @@ def test_usage_errors_are_one_line_too(arguments, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--help", "upscale --help", "evaluate --help", "degrade --help", "convert --help", "x"]
+    "arguments", ["--help", "upscale --help", "evaluate --help", "degrade --help", "convert --help", "upscale", "x"]
 )
 def test_help_and_usage_errors_do_not_wait_for_torch(arguments):
     code = (
