@@ -299,7 +299,9 @@ def test_usage_errors_are_one_line_too(arguments, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", ["--help", "upscale --help", "degrade --help", "convert --help", "upscale", "x"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "upscale --help", "evaluate --help", "degrade --help", "convert --help", "upscale", "x"]
+)
 def test_help_and_usage_errors_do_not_wait_for_torch(arguments):
     code = (
         "import sys; from flowmapsr.flowmapsr_core.cli.command import main\n"

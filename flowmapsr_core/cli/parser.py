@@ -96,7 +96,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help=f"what happens to the images: {', '.join(DEGRADATIONS)} (bicubic flowmapsr)")  # fmt: skip
     add("--factors", nargs="+", type=float, default=[2.0, 4.0, 8.0], metavar="F", help="1 to 8 (2 4 8)")
     add("--seed", type=int, default=0, metavar="N", help="of what happens to them (%(default)s)")
-    add("--models", nargs="+", default=[BUILT_IN], metavar="MODEL", help="as --model of upscale (%(default)s)")
+    add("--models", nargs="+", default=[BUILT_IN], metavar="MODEL", help="as --model of upscale (built-in)")
     add("--baseline", nargs="+", type=Path, default=[], metavar="FILE",
         help="upscalers that spandrel loads, beside bicubic and Lanczos")  # fmt: skip
     add("--looks", nargs="+", choices=LOOKS, default=[], metavar="LOOK", help=f"{', '.join(LOOKS)}")

@@ -60,9 +60,7 @@ def plan_columns(lists: Lists) -> list[list[Column]]:
     return list(groups.values())
 
 
-def _grid(
-    model: str, label: tuple[str, str], scale: float, lists: Lists, realism: Sequence[float]
-) -> list[Column]:  # fmt: skip
+def _grid(model: str, label: tuple[str, str], scale: float, lists: Lists, realism: Sequence[float]) -> list[Column]:
     """Steps by guidance by realism, and a blend for each dial."""
     columns = []
     for steps, guidance in itertools.product(lists.steps or [1], lists.guidance or [1.0]):

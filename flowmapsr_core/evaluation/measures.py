@@ -99,8 +99,11 @@ def pixel_grid(sample: Sample) -> float | str:
         return f"smaller than {BLOCK} px"
     blocks = luma(sample.picture.cpu().double())[0, 0].unfold(0, BLOCK, BLOCK // 2).unfold(1, BLOCK, BLOCK // 2)
     window = torch.hann_window(BLOCK, dtype=torch.float64)
-    blocks = (blocks - blocks.mean(dim=(2, 3), keepdim=True)) * window[:, None] * window
-    power = torch.fft.fft2(blocks).abs().square().mean(dim=(0, 1)) + FAINT
+    power = torch.zeros(BLOCK, BLOCK, dtype=torch.float64)
+    for row in blocks:  # all at once would take much memory
+        waves = (row - row.mean(dim=(1, 2), keepdim=True)) * window[:, None] * window
+        power += torch.fft.fft2(waves).abs().square().mean(dim=0) / len(blocks)
+    power += FAINT
     ratios = []
     for v, u in GRID:
         beside = [power[(v + step) % BLOCK, u] for step in BESIDE if v]

@@ -10,7 +10,6 @@ import torch
 
 from ..errors import UserError
 from ..images.metrics import luma
-from ..names import METRICS as NAMES
 from . import libraries, measures, sets
 from .features import LITE0, LITE2
 from .measures import Measure
@@ -53,10 +52,10 @@ class Metric:
     def row(self) -> dict[str, Any]:
         """As JSON data."""
         row = {key: value for key, value in asdict(self).items() if key not in ("load", "packages", "digits")}
-        return row | {"low": limit(self.low), "high": limit(self.high)}
+        return row | {"low": _limit(self.low), "high": _limit(self.high)}
 
 
-def own(measure: Measure) -> Callable[[torch.device], Measure]:
+def _own(measure: Measure) -> Callable[[torch.device], Measure]:
     """A measure that nothing has to be loaded for."""
     return lambda device: measure
 
@@ -67,23 +66,23 @@ _ALEXNET, _VGG = "alexnet-owt-7be5be79.pth", "vgg16-397923af.pth"
 _PYIQA = ("iqa", ("pyiqa",), "pyiqa")
 
 METRICS = {metric.name: metric for metric in (
-    Metric("psnr-y", "PSNR-Y, dB", "higher", 0, INFINITE, 2, "hr", own(measures.luma_psnr)),
-    Metric("psnr-rgb", "PSNR, dB", "higher", 0, INFINITE, 2, "hr", own(measures.rgb_psnr)),
+    Metric("psnr-y", "PSNR-Y, dB", "higher", 0, INFINITE, 2, "hr", _own(measures.luma_psnr)),
+    Metric("psnr-rgb", "PSNR, dB", "higher", 0, INFINITE, 2, "hr", _own(measures.rgb_psnr)),
     Metric("ssim-y", "SSIM-Y", "higher", -1, 1, 4, "hr", libraries.ssim(luma), *_TORCHMETRICS),
     Metric("ssim-rgb", "SSIM", "higher", -1, 1, 4, "hr", libraries.ssim(libraries.rgb), *_TORCHMETRICS),
     Metric("ms-ssim-y", "MS-SSIM-Y", "higher", 0, 1, 4, "hr", libraries.ms_ssim(luma), *_TORCHMETRICS),
     Metric("ms-ssim-rgb", "MS-SSIM", "higher", 0, 1, 4, "hr", libraries.ms_ssim(libraries.rgb), *_TORCHMETRICS),
-    Metric("high-frequency", "high frequencies", "1", 0, INFINITE, 3, "hr", own(measures.high_frequency_ratio)),
+    Metric("high-frequency", "high frequencies", "1", 0, INFINITE, 3, "hr", _own(measures.high_frequency_ratio)),
     Metric("features", "features, Lite0", "lower", 0, 2, 4, "hr", libraries.feature_distance(LITE0), "features",
            (LITE0.package[0],)),
     Metric("features-lite2", "features, Lite2", "lower", 0, 2, 4, "hr", libraries.feature_distance(LITE2), "evaluate",
            (LITE2.package[0],)),
     Metric("lpips", "LPIPS", "lower", 0, INFINITE, 4, "hr", libraries.lpips, *_NETWORKS, _ALEXNET),
     Metric("dists", "DISTS", "lower", 0, 1, 4, "hr", libraries.dists, *_NETWORKS, _VGG),
-    Metric("color", "CIEDE2000, low-pass", "lower", 0, INFINITE, 3, "hr", own(measures.color_error)),
-    Metric("lr-consistency", "LR consistency, dB", "higher", 0, INFINITE, 2, "lr", own(measures.lr_consistency)),
-    Metric("pixel-grid", "pixel grid", "lower", 0, INFINITE, 2, "none", own(measures.pixel_grid)),
-    Metric("seams", "seams", "1", 0, INFINITE, 3, "none", own(measures.seams)),
+    Metric("color", "CIEDE2000, low-pass", "lower", 0, INFINITE, 3, "hr", _own(measures.color_error)),
+    Metric("lr-consistency", "LR consistency, dB", "higher", 0, INFINITE, 2, "lr", _own(measures.lr_consistency)),
+    Metric("pixel-grid", "pixel grid", "lower", 0, INFINITE, 2, "none", _own(measures.pixel_grid)),
+    Metric("seams", "seams", "1", 0, INFINITE, 3, "none", _own(measures.seams)),
     Metric("niqe", "NIQE", "lower", 0, INFINITE, 3, "none", libraries.quality("niqe"), *_PYIQA),
     Metric("musiq", "MUSIQ", "higher", 0, 100, 2, "none", libraries.quality("musiq"), *_PYIQA),
     Metric("maniqa", "MANIQA", "higher", 0, 1, 4, "none", libraries.quality("maniqa"), *_PYIQA),
@@ -128,11 +127,11 @@ def load_metrics(names: Sequence[str], device: torch.device, download: bool) -> 
 
 
 def default_metrics() -> list[str]:
-    """All but those that judge a picture alone by a network, which are slow."""
-    return [name for name in NAMES if METRICS[name].extra != "iqa"]
+    """Names of all but those that need pyiqa, which are slow."""
+    return [name for name, metric in METRICS.items() if metric.extra != "iqa"]
 
 
-def limit(value: float) -> float | None:
+def _limit(value: float) -> float | None:
     """An end of a range as JSON data, None where there is none."""
     return None if abs(value) == INFINITE else value
 

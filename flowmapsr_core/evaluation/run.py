@@ -105,9 +105,9 @@ def _measure(
         lines = maker.lines(pair.size)
         for name, picture in maker.pictures(todo, pair.lr, pair.size):
             sample = Sample(eight_bit(picture), pair, case.factor, lines, maker.period)
-            for metric in measures.keys() - figures[name].keys():
-                with torch.no_grad():
-                    figures[name][metric] = _short(measures[metric](sample))
+            with torch.no_grad():
+                lacking = {metric: measure for metric, measure in measures.items() if metric not in figures[name]}
+                figures[name] |= {metric: _short(measure(sample)) for metric, measure in lacking.items()}
             part = None if place is None else cut(sample.picture, place)
             whole = sample.picture if keep.whole else None
             cells.write(case, maker.methods[name], made, figures[name], part, whole)
