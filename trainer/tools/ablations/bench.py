@@ -116,7 +116,10 @@ class Bench:
     def sample(self, variant: Variant, column: Column, seed: int) -> Tensor:
         """What a variant makes of the LR images."""
         model = self.model(variant, seed, column.lora_scale)
-        return upscale(model, self.lr, FACTOR, color="none", tile=0, **column.settings)
+        sampled = upscale(model, self.lr, FACTOR, color="none", tile=0, **column.settings)
+        if column.blend == 1:
+            return sampled
+        return torch.lerp(upscale(model, self.lr, FACTOR, look="faithful", color="none", tile=0), sampled, column.blend)
 
     def picture(self, table: Table) -> Tensor:
         """A grid (3, H, W), a row for some of the photographs: bicubic, every variant by the last column, and HR."""

@@ -36,11 +36,18 @@ class Variant:
 
 @dataclass(frozen=True)
 class Column:
-    """How a variant is sampled: arguments of ``upscale``, and the strength of its LoRA if it has trained one."""
+    """How a variant is sampled.
+
+    Attributes:
+        settings: arguments of ``upscale``.
+        lora_scale: strength of its LoRA, if it has trained one.
+        blend: share of the sampled picture; the rest is the posterior mean.
+    """
 
     name: str
     settings: dict[str, Any]
     lora_scale: float = 1.0
+    blend: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,10 @@ def _steps(n: int) -> Column:
 MEAN = Column("posterior mean", {"look": "faithful"})
 BY_STEPS = (MEAN, _steps(1), _steps(2), _steps(4))
 ENDS = (MEAN, _steps(1))
-DIAL = tuple(Column(f"realism {r:g}", {"steps": 1, "guidance": 1.0, "realism": r}) for r in (0, 0.25, 0.5, 0.75, 1))
+DIAL = (
+    *(Column(f"realism {r:g}", {"steps": 1, "guidance": 1.0, "realism": r}) for r in (0, 0.25, 0.5, 0.75, 1)),
+    *(Column(f"blend {r:g}", {"steps": 1, "guidance": 1.0}, blend=r) for r in (0.25, 0.5, 0.75)),
+)
 
 OBJECTIVES = (
     Variant("FM", ("flow-matching",), BASE, (RATE,)),
