@@ -39,6 +39,12 @@ def test_round_trip_is_exact(small_model, saved):
     assert torch.allclose(small_model.velocity(2.0)(x, one, zero), loaded.velocity(2.0)(x, one, zero), atol=1e-6)
 
 
+def test_others_may_read_it_as_any_file_of_its_folder(saved):
+    other = saved.with_name("other")
+    other.touch()
+    assert saved.stat().st_mode == other.stat().st_mode
+
+
 def test_a_header_length_that_begins_like_a_pickle_is_no_pickle(saved):
     """A safetensors file begins with its header's length, any number: 0x80, say, as pickles do."""
     content = saved.read_bytes()

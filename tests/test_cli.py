@@ -20,7 +20,7 @@ from flowmapsr.flowmapsr_core.cli import command as cli
 from flowmapsr.flowmapsr_core.cli import upscale as upscale_module
 from flowmapsr.flowmapsr_core.files.lora import save_lora
 from flowmapsr.flowmapsr_core.files.safetensors_file import read_metadata
-from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE
+from flowmapsr.flowmapsr_core.files.sources import SHIPPED
 from flowmapsr.flowmapsr_core.images import color, degradation
 from flowmapsr.flowmapsr_core.images.picture_files import read_picture
 from flowmapsr.flowmapsr_core.upscaling import host
@@ -443,11 +443,11 @@ def test_merge_says_what_is_wrong(options, message, tmp_path, monkeypatch, capsy
 
 
 def test_inspect(capsys, image):
-    assert run("inspect", BUILT_IN_FILE, "--json") == 0
+    assert run("inspect", SHIPPED["built-in"], "--json") == 0
     described = json.loads(capsys.readouterr().out)
     assert described["kind"] == "checkpoint"
     assert described["config"]["prompts"]["positive"].startswith("a high-resolution")
-    for name in (BUILT_IN_FILE, "built-in"):
+    for name in (SHIPPED["built-in"], *SHIPPED):
         assert run("inspect", name) == 0
         assert "kind: checkpoint" in capsys.readouterr().out
     assert run("inspect", image) == 2
@@ -478,18 +478,18 @@ def test_titles_that_the_output_cannot_encode(tmp_path):
     assert r"title: \u03a8" in done.stdout
 
 
-def test_the_built_in_model_beats_bicubic_on_the_shipped_picture(tmp_path):
+@pytest.mark.parametrize("model", SHIPPED)
+def test_shipped_models_beat_bicubic_on_the_shipped_picture(model, tmp_path):
     """A guard against shipping broken weights; the model card has the real figures."""
     from flowmapsr.flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
     from flowmapsr.flowmapsr_core.images.resize import resize
 
-    assert BUILT_IN_FILE.stat().st_size <= 16 * 2**20
     hr = read_picture(EXAMPLE).color
     lr, faithful, default = (tmp_path / f"{name}.png" for name in ("lr", "faithful", "default"))
     assert run("degrade", EXAMPLE, "--output", lr, "--scale", "4", "--preset", "bicubic") == 0
-    size = f"{hr.shape[-1]}x{hr.shape[-2]}"
-    assert run("upscale", lr, "--output", faithful, "--size", size, "--look", "faithful", "--quiet") == 0
-    assert run("upscale", lr, "--output", default, "--size", size, "--quiet") == 0
+    size, chosen = f"{hr.shape[-1]}x{hr.shape[-2]}", ("--model", model, "--quiet")
+    assert run("upscale", lr, "--output", faithful, "--size", size, "--look", "faithful", *chosen) == 0
+    assert run("upscale", lr, "--output", default, "--size", size, *chosen) == 0
     bicubic = resize(read_picture(lr).color, (hr.shape[-2], hr.shape[-1])).clamp(0, 1)
     results = {path: read_picture(path).color for path in (faithful, default)}
     assert psnr_y(results[faithful], hr) > psnr_y(bicubic, hr) + 0.2

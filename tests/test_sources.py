@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint
 from flowmapsr.flowmapsr_core.codecs import VAECodec, VAECodecConfig
 from flowmapsr.flowmapsr_core.errors import UserError
-from flowmapsr.flowmapsr_core.files.sources import BUILT_IN_FILE, find_model
+from flowmapsr.flowmapsr_core.files.sources import SHIPPED, find_model
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -50,8 +50,10 @@ def same_weights(a, b):
 
 
 def test_a_name_or_a_file_is_itself(tmp_path):
-    assert find_model("built-in") == BUILT_IN_FILE
-    assert find_model(Path("built-in")) == BUILT_IN_FILE
+    for name, file in SHIPPED.items():
+        assert find_model(name) == find_model(Path(name)) == file
+        assert file.is_file()
+    assert sum(file.stat().st_size for file in SHIPPED.values()) <= 40e6
     assert find_model(tmp_path / "any.safetensors") == tmp_path / "any.safetensors"
 
 

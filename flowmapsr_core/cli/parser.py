@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from ..files.sources import BUILT_IN
+from ..files.sources import BUILT_IN, SHIPPED
 from ..method.looks import LOOKS
 from ..names import COLORS, DEGRADATIONS, DTYPES, METRICS
 
@@ -157,7 +157,8 @@ def _add_conduct(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, scale_default: str) -> None:
     add = parser.add_argument
-    add("--model", default=BUILT_IN, metavar="MODEL", help="'built-in', a file, a folder, hub:OWNER/NAME (%(default)s)")
+    add("--model", default=BUILT_IN, metavar="MODEL",
+        help=f"{', '.join(SHIPPED)}, a file, a folder, hub:OWNER/NAME (%(default)s)")  # fmt: skip
     add("--vae", type=Path, metavar="PATH", help="VAE of a latent model that has none: a .safetensors file or folder")
     add("--lora", type=Path, action="append", default=[], metavar="FILE", help="LoRA to apply; may be repeated")
     add("--lora-scale", type=float, action="append", default=[], metavar="F",

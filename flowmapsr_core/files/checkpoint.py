@@ -61,8 +61,11 @@ def save_checkpoint(model: Model, path: Path, dtype: torch.dtype = torch.float32
 def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write a file under a temporary name first; raises ``OSError`` if it cannot be written."""
     with replacing(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # safetensors lets the owner alone read its files
         try:
             save_file(tensors, partial, metadata)
+            partial.chmod(mode)
         except SafetensorError as error:  # its own for a full disk
             raise OSError(str(error)) from error
 
@@ -127,8 +130,8 @@ def load_model(
     """Load a model for inference.
 
     Args:
-        name_or_path: ``built-in``, a checkpoint, a folder with one or in diffusers' layout, or ``hub:OWNER/NAME``; see
-            :func:`flowmapsr.flowmapsr_core.files.sources.find_model`.
+        name_or_path: ``built-in`` or ``mini``, a checkpoint, a folder with one or in diffusers' layout, or
+            ``hub:OWNER/NAME``; see :func:`flowmapsr.flowmapsr_core.files.sources.find_model`.
         device: where its weights are kept and evaluated.
         dtype: in what precision, or what chooses one of those that its network supports.
         vae: VAE to use in place of the model's, or because it has none, or its path, see

@@ -6,7 +6,8 @@ from ..errors import UserError
 from .safetensors_file import is_checkpoint_file
 
 BUILT_IN = "built-in"
-BUILT_IN_FILE = Path(__file__).parents[1] / "models" / "flowmapsr-local.safetensors"
+MODELS = Path(__file__).parents[1] / "models"
+SHIPPED = {BUILT_IN: MODELS / "flowmapsr-local.safetensors", "mini": MODELS / "flowmapsr-mini.safetensors"}
 HUB = "hub:"
 
 
@@ -14,8 +15,8 @@ def find_model(name: str | Path) -> Path:
     """The checkpoint file, or the diffusers folder, that a user's name for a model stands for.
 
     Args:
-        name: ``built-in``; a file; a folder with one FlowMapSR checkpoint at its top, or with a UNet in ``unet/`` (see
-            :mod:`.diffusers_folder`); ``hub:OWNER/NAME``, a repository laid out like such a folder; or
+        name: one of SHIPPED; a file; a folder with one FlowMapSR checkpoint at its top, or with a UNet in ``unet/``,
+            see :mod:`.diffusers_folder`; ``hub:OWNER/NAME``, a repository laid out like such a folder; or
             ``hub:OWNER/NAME/FILE``, one of its checkpoints. Repositories are downloaded into the Hub's cache
             and found there later; ``HF_HUB_OFFLINE=1`` forbids downloads.
 
@@ -23,8 +24,8 @@ def find_model(name: str | Path) -> Path:
         UserError: a folder holds no model or several; a repository does not exist, or cannot be reached.
     """
     text = name if isinstance(name, str) else name.as_posix()
-    if text == BUILT_IN:
-        return BUILT_IN_FILE
+    if text in SHIPPED:
+        return SHIPPED[text]
     path = _download(text) if text.startswith(HUB) else Path(name)
     return _model_in(path, text) if path.is_dir() else path
 

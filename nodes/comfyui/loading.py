@@ -18,6 +18,7 @@ from ...flowmapsr_core.codecs import PixelCodec, TinyVAECodec, VAECodecConfig
 from ...flowmapsr_core.files.checkpoint import BUILT_IN, check_format
 from ...flowmapsr_core.files.lora import PREFIX, lora_names
 from ...flowmapsr_core.files.safetensors_file import read_metadata
+from ...flowmapsr_core.files.sources import SHIPPED
 from ...flowmapsr_core.method.looks import find_look
 from ...flowmapsr_core.networks import Network
 from ...flowmapsr_core.upscaling.host import find_dtype
@@ -39,7 +40,7 @@ def load_patcher(name: str = BUILT_IN, dtype: str = "auto") -> comfy.model_patch
     """
     path = model_path(name)
     host = ComfyHost()
-    codec = None if path == BUILT_IN else comfy_codec(path)
+    codec = None if path in SHIPPED else comfy_codec(path)
     model = load_model(path, dtype=find_dtype("auto" if dtype == FP8 else dtype, host), vae=codec)
     use_comfy_layers(model.flow)
     if dtype == FP8:

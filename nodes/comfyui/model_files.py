@@ -5,8 +5,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ...flowmapsr_core.files.checkpoint import BUILT_IN
 from ...flowmapsr_core.files.safetensors_file import is_checkpoint_file
+from ...flowmapsr_core.files.sources import SHIPPED
 
 FOLDERS = ("flowmapsr", "diffusion_models")  # the first of two files of the same name counts
 
@@ -14,19 +14,19 @@ folder_paths.add_model_folder_path(FOLDERS[0], str(Path(folder_paths.models_dir)
 
 
 def model_names() -> list[str]:
-    """The built-in model, then the checkpoints in ``models/flowmapsr`` and ``models/diffusion_models``."""
+    """The models that are shipped, then the checkpoints in ``models/flowmapsr`` and ``models/diffusion_models``."""
     found = [
         name
         for folder in FOLDERS
         for name in folder_paths.get_filename_list(folder)
         if is_checkpoint(folder_paths.get_full_path(folder, name))
     ]
-    return [BUILT_IN, *dict.fromkeys(found)]
+    return [*SHIPPED, *dict.fromkeys(found)]
 
 
 def model_path(name: str) -> str:
     """Where a model of :func:`model_names` is; ``FileNotFoundError`` by ComfyUI if it is nowhere."""
-    if name == BUILT_IN:
+    if name in SHIPPED:
         return name
     paths = (folder_paths.get_full_path(folder, name) for folder in FOLDERS)
     return next(filter(is_checkpoint, paths), None) or folder_paths.get_full_path_or_raise(FOLDERS[0], name)
@@ -35,7 +35,7 @@ def model_path(name: str) -> str:
 def fingerprint(name: str) -> str:
     """What changes when the file of a model is written anew, as a trainer does."""
     path = model_path(name)
-    if path == BUILT_IN:
+    if path in SHIPPED:
         return path
     found = Path(path).stat()
     return f"{path} {found.st_mtime_ns} {found.st_size}"
