@@ -203,7 +203,7 @@ def test_the_command_takes_a_mask_from_any_kind_of_image(source, tmp_path, ramp,
         assert torch.allclose(read_mask(tmp_path / name), expected, atol=tolerance), name
     masked, white = tmp_path / "masked.png", tmp_path / "white.png"
     as_image(WHITE, 16).save(white)
-    options = ("--scale", 2, "--look", "vivid", "--quiet", "--output")
+    options = ("--scale", 2, "--look", "vivid", "--dtype", "float32", "--quiet", "--output")
     assert run("upscale", source, "--realism-mask", tmp_path / "gray.png", *options, masked) == 0
     assert run("upscale", source, "--realism-mask", white, *options, tmp_path / "as-white.png") == 0
     assert run("upscale", source, *options, tmp_path / "plain.png") == 0

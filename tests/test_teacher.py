@@ -12,6 +12,7 @@ from flowmapsr.flowmapsr_core import load_model
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.images.resize import resize
 from flowmapsr.flowmapsr_core.method.methods import FlowMapMethod
+from flowmapsr.flowmapsr_core.upscaling.host import TorchHost
 from flowmapsr.trainer import teach
 from flowmapsr.trainer.data.pairs import make_pairs
 from flowmapsr.trainer.data.teacher import Upscaler
@@ -81,7 +82,10 @@ def test_where_pairs_are_deterministic_the_velocity_of_the_pair_is_every_target(
 
 @pytest.mark.parametrize("preset", ["bicubic", "flowmapsr", "real-esrgan"])
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_the_target_is_the_teachers_picture_of_the_lr_image(recipe_file, upscaler, small_model, preset, factor):
+def test_the_target_is_the_teachers_picture_of_the_lr_image(
+    recipe_file, upscaler, small_model, preset, factor, monkeypatch
+):
+    monkeypatch.setattr(TorchHost, "compute_dtype", lambda host, supported: torch.float32)  # as the network below
     settings = (
         f"teacher.upscaler={upscaler}",
         f"degrade.factor=[{factor},{factor}]",
