@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from flowmapsr.flowmapsr_core import names
 from flowmapsr.flowmapsr_core.evaluation import libraries, measures
-from flowmapsr.flowmapsr_core.evaluation.cases import Pair, eight_bit
+from flowmapsr.flowmapsr_core.evaluation.cases import Pair
 from flowmapsr.flowmapsr_core.evaluation.measures import Sample
 from flowmapsr.flowmapsr_core.evaluation.metrics import METRICS, default_metrics, load_metrics
+from flowmapsr.flowmapsr_core.images.eight_bit import eight_bit
 from flowmapsr.flowmapsr_core.images.metrics import luma
 from flowmapsr.flowmapsr_core.images.resize import resize
 from skimage.metrics import structural_similarity

@@ -6,6 +6,7 @@ import torch
 from flowmapsr.flowmapsr_core.codecs import PixelCodec
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.trainer.losses.perceptual import Loss, Perceptual
+from flowmapsr.trainer.losses.windows import decoded_windows, windows
 
 CODEC = PixelCodec(2)
 LPIPS = Loss(perceptual=4.0, backbone="squeeze", pretrained=False)
@@ -51,9 +52,11 @@ def test_is_lpips_weighted_by_one_minus_t(perceptual, hr):
     perceptual.largest = 48
     hr = hr[..., :48]
     predicted = hr.flip(-1)
+    corner = torch.zeros(4, 2)
     t = torch.tensor([0.0, 0.25, 0.5, 1.0])
-    weighted = lpips(perceptual, CODEC.encode(predicted), hr, t, places())
-    plain = perceptual.distances["perceptual"](2 * predicted - 1, 2 * hr - 1).flatten()
+    weighted = lpips(perceptual, CODEC.encode(predicted), hr, t, corner)
+    shown = (2 * image[..., :46, :46] - 1 for image in (predicted, hr))  # a cell is left for the corner to lie in
+    plain = perceptual.distances["perceptual"](*shown).flatten()
     assert torch.allclose(weighted, 4 * (1 - t) * plain)
     assert weighted[3] == 0
     assert plain.min() > 0
@@ -66,11 +69,22 @@ def test_only_the_cells_of_one_window_get_gradient(perceptual, hr):
         lpips(perceptual, latent, hr, torch.zeros(4), places(seed)).sum().backward()
         for touched in latent.grad.abs().sum(dim=1) > 0:
             rows, columns = touched.any(dim=1).nonzero().flatten(), touched.any(dim=0).nonzero().flatten()
-            assert len(rows) == len(columns) == 16
-            assert rows[-1] - rows[0] == columns[-1] - columns[0] == 15
+            for cells in (rows, columns):
+                assert len(cells) in (16, 17)  # 17 where the window begins within a cell
+                assert cells[-1] - cells[0] == len(cells) - 1
             corners.append((int(rows[0]), int(columns[0])))
     assert len(set(corners)) > 20
     assert {row for row, _ in corners} >= {0, 8}  # 24 - 16 is the last place: both borders are reached
+
+
+def test_windows_begin_at_any_pixel_of_a_cell_and_pictures_match(generator):
+    codec, hr = PixelCodec(4), torch.rand(64, 3, 32, 40, generator=generator)
+    at = torch.cartesian_prod(torch.arange(8), torch.arange(8))
+    place = (at + 0.5) / torch.tensor([32 - 24 + 1, 40 - 24 + 1])
+    pictures = decoded_windows(codec.encode(hr), codec, place, largest=24)
+    assert torch.equal(pictures, codec.decode(codec.encode(windows(hr, place, 24))))
+    for picture, image, (top, left) in zip(pictures, hr, at.tolist(), strict=True):
+        assert torch.allclose(picture, image[:, top : top + 24, left : left + 24], atol=1e-6)
 
 
 def test_gradient_reaches_predictions_outside_the_range(perceptual, hr):

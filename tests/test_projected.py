@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import sys
+import time
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from flowmapsr.trainer.losses.projected import ProjectedDiscriminator
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.loop import StageRun
 from safetensors.torch import load_file
-from trainer_process import failure, stop_at, train
+from trainer_process import failure, start, stop_at, train
 
 STAGES = 'stages=[{kind="guided",steps=1},{kind="adversarial",steps=4}]'
 PROJECTED = 'adversarial={discriminator="projected", evaluations=1, rank=2, lr=1e-2, warmup=1, r1=0.1, r2=0.1}'
@@ -34,6 +35,12 @@ def discriminator():
 @pytest.fixture
 def data(photos):
     return f"data.photos={photos}"
+
+
+def same_weights(*runs):
+    """Whether the LoRAs of two runs are equal to the bit."""
+    first, second = (load_file(run / "lora.safetensors") for run in runs)
+    return first.keys() == second.keys() and all(torch.equal(weight, second[name]) for name, weight in first.items())
 
 
 @pytest.mark.parametrize(("size", "scores"), [((32, 32), (2, 2)), ((72, 88), (4, 5)), ((33, 47), (2, 2))])
@@ -112,12 +119,27 @@ def test_stopped_and_gone_on_it_ends_with_the_same_weights(recipe_file, data, tm
     monkeypatch.undo()
     done = train(*settings, pieces)
     assert (done.status, "adversarial: step 3 of 4" in done.out) == (0, True), done.err
-    expected, found = (load_file(tmp_path / run / "lora.safetensors") for run in ("whole", "pieces"))
-    assert expected.keys() == found.keys()
-    for name, weight in expected.items():
-        assert torch.equal(weight, found[name]), name
+    assert same_weights(tmp_path / "whole", tmp_path / "pieces")
     log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     assert "score gap" in log[-1]
+
+
+def test_killed_in_either_turn_it_ends_with_the_same_weights(recipe_file, data, tmp_path):
+    settings = (recipe_file, data, STAGES, PROJECTED, "loss.features=2", "optimizer.warmup=1", "output.every=1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = train(*settings, f"output.folder={whole}")
+    assert done.status == 0, done.err
+    log = killed / "log.jsonl"
+    for lines in (3, 4):  # the discriminator's turn comes after the first, the LoRA's after the second
+        process = start(*settings, f"output.folder={killed}")
+        while process.is_alive() and not (log.exists() and log.read_text().count("\n") >= lines):
+            time.sleep(0.005)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    done = train(*settings, f"output.folder={killed}")
+    assert (done.status, "guided: step" in done.out) == (0, False), done.err
+    assert same_weights(whole, killed)
 
 
 def test_pictures_of_a_latent_model_are_judged(recipe_file, data, tmp_path):

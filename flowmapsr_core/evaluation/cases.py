@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..images.alpha import fill_transparent
 from ..images.degradation import degrade, preset
+from ..images.eight_bit import eight_bit
 from ..images.picture_files import READABLE, opened, read_picture
 from ..upscaling.pipeline import output_size
 
@@ -150,11 +151,6 @@ def group_cases(cases: Sequence[Case]) -> dict[Group, list[Case]]:
     for case in cases:
         groups.setdefault((case.preset, case.factor), []).append(case)
     return groups
-
-
-def eight_bit(image: Tensor) -> Tensor:
-    """An image as a file of 8 bits holds it."""
-    return (image.clamp(0, 1) * 255).round() / 255
 
 
 def _by_stem(files: dict[str, Path]) -> dict[str, tuple[str, Path]]:

@@ -4,6 +4,7 @@ SSIM, MS-SSIM, LPIPS and DISTS are torchmetrics', what judges a picture alone is
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,14 +40,11 @@ def ssim(channels: Callable[[Tensor], Tensor]) -> Callable[[torch.device], Measu
     def load(device: torch.device) -> Measure:
         from torchmetrics.functional.image import structural_similarity_index_measure
 
-        def measure(sample: Sample) -> float | str:
-            picture, hr = (channels(x).to(device) for x in sample.inner())
-            if min(hr.shape[-2:]) <= 2 * SSIM_RADIUS:
-                return f"smaller than {2 * SSIM_RADIUS + 1} px"
+        def similarity(picture: Tensor, hr: Tensor) -> Tensor:
             _, local = structural_similarity_index_measure(picture, hr, data_range=1.0, return_full_image=True)
-            return local[..., SSIM_RADIUS:-SSIM_RADIUS, SSIM_RADIUS:-SSIM_RADIUS].mean().item()
+            return local[..., SSIM_RADIUS:-SSIM_RADIUS, SSIM_RADIUS:-SSIM_RADIUS].mean()
 
-        return measure
+        return _inner_measure(channels, 2 * SSIM_RADIUS + 1, similarity, device)
 
     return load
 
@@ -57,15 +55,25 @@ def ms_ssim(channels: Callable[[Tensor], Tensor]) -> Callable[[torch.device], Me
     def load(device: torch.device) -> Measure:
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-        def measure(sample: Sample) -> float | str:
-            picture, hr = (channels(x).to(device) for x in sample.inner())
-            if min(hr.shape[-2:]) < SMALLEST_MS_SSIM:
-                return f"smaller than {SMALLEST_MS_SSIM} px"
-            return multiscale_structural_similarity_index_measure(picture, hr, data_range=1.0).item()
-
-        return measure
+        similarity = partial(multiscale_structural_similarity_index_measure, data_range=1.0)
+        return _inner_measure(channels, SMALLEST_MS_SSIM, similarity, device)
 
     return load
+
+
+def _inner_measure(
+    channels: Callable[[Tensor], Tensor],
+    smallest: int,
+    similarity: Callable[[Tensor, Tensor], Tensor],
+    device: torch.device,
+) -> Measure:
+    """A similarity of some channels, without the border, of pictures with so many pixels a side."""
+
+    def measure(sample: Sample) -> float | str:
+        picture, hr = (channels(x).to(device) for x in sample.inner())
+        return similarity(picture, hr).item() if min(hr.shape[-2:]) >= smallest else f"smaller than {smallest} px"
+
+    return measure
 
 
 def lpips(device: torch.device) -> Measure:

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..files.checkpoint import load_model, weights_hash
 from ..files.lora import merge_loras
+from ..images.eight_bit import to_pillow, to_tensor
 from ..images.resize import resize
 from ..method.looks import Look
 from ..model import Model, Precision
@@ -178,16 +178,13 @@ class ModelMaker:
 
 def distinct(model: Model, columns: Sequence[Column]) -> list[Column]:
     """Columns with settings that the model can follow, without those that it samples as it does one before."""
-    found: dict[tuple[int, float, float, bool], Column] = {}
+    found: dict[tuple[Look, bool], Column] = {}
     for column in columns:
         look = replace(as_trained(model, column.look), lora_scale=1.0)
-        key = (look.steps, look.guidance, look.realism, column.blend)
-        first = found.setdefault(key, replace(column, look=look))
-        found[key] = replace(first, dials=tuple(dict.fromkeys(first.dials + column.dials)))
+        first = found.setdefault((look, column.blend), replace(column, look=look))
+        found[look, column.blend] = replace(first, dials=tuple(dict.fromkeys(first.dials + column.dials)))
     return list(found.values())
 
 
 def _lanczos(lr: Tensor, size: tuple[int, int]) -> Tensor:
-    pixels = (lr[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    large = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(large)).permute(2, 0, 1)[None] / 255
+    return to_tensor(to_pillow(lr[0]).resize((size[1], size[0]), Image.Resampling.LANCZOS))[None]

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..images.eight_bit import eight_bit
 from ..images.metrics import high_frequency_energy
-from .cases import Case, Pair, eight_bit
+from .cases import Case, Pair
 from .cells import Cells, Settings, Value
 from .makers import Maker
 from .measures import Measure, Sample

@@ -3,10 +3,10 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..images.eight_bit import to_pillow
 from ..images.picture_files import read_picture
 from ..images.resize import resize
 from .cases import Case
@@ -51,7 +51,7 @@ def contact_sheet(report: Report, cells: Cells, shown: Sequence[Case]) -> Image.
         top = LINES * LINE + GAP + row * (LINE + CROP + GAP)
         draw.text((2, top), f"{case.image}, {case.preset}, x{case.factor:g}", "black", font)
         for column, part in enumerate(_parts(case, report.results.methods.values(), cells)):
-            sheet.paste(_picture(part), (column * (CROP + GAP), top + LINE))
+            sheet.paste(to_pillow(part[0]), (column * (CROP + GAP), top + LINE))
     return sheet
 
 
@@ -61,7 +61,3 @@ def _parts(case: Case, methods: Iterable[Settings], cells: Cells) -> list[Tensor
     kept = (read_picture(cells.part(case, method)).color for method in methods)
     parts = [cut(resize(pair.lr, pair.size, "nearest"), place), *kept]
     return parts if pair.hr is None else [*parts, cut(pair.hr, place)]
-
-
-def _picture(image: Tensor) -> Image.Image:
-    return Image.fromarray((image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import UserError, check
 from ..files.upscaler_file import load_upscaler
+from ..images.eight_bit import eight_bit
 from ..images.resize import resize
 from .host import TorchHost
 
@@ -58,7 +59,7 @@ class CommunityUpscaler:
             enough = (math.ceil(2 * length / self.model.scale) for length in size)
             height, width = (min(pair) for pair in zip(enough, picture.shape[-2:], strict=True))
             picture = self._enlarge(resize(picture, (height, width)).clamp(0, 1))
-        return (resize(picture, size).clamp(0, 1) * 255).round() / 255
+        return eight_bit(resize(picture, size))
 
     def _enlarge(self, image: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

@@ -3,12 +3,10 @@
 from collections.abc import Callable
 
 import comfy.utils
-import numpy as np
-import torch
 from comfy.cli_args import LatentPreviewMethod, args
-from PIL import Image
 from torch import Tensor
 
+from ...flowmapsr_core.images.eight_bit import to_pillow
 from ...flowmapsr_core.upscaling.meter import Progress
 
 
@@ -19,15 +17,9 @@ def progress() -> Progress:
     def update(done: int, total: int, preview: Callable[[], Tensor]) -> None:
         nonlocal bar
         bar = bar or comfy.utils.ProgressBar(total)
-        bar.update_absolute(done, total, ("JPEG", to_picture(preview()), args.preview_size) if wanted else None)
+        bar.update_absolute(done, total, ("JPEG", to_pillow(preview()[0]), args.preview_size) if wanted else None)
 
     return update
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """An image (1, 3, H, W) in [0, 1] as Pillow's."""
-    pixels = (image[0].permute(1, 2, 0).float().cpu() * 255).round().to(torch.uint8)
-    return Image.fromarray(np.asarray(pixels))
 
 
 def percent() -> Callable[[int, int], None]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ...flowmapsr_core.errors import UserError, check
-from .photos import DECODED_BYTES, UNREADABLE, Decoded, Photo, Sizes, find_photos, to_tensor
+from ...flowmapsr_core.images.eight_bit import to_tensor
+from .photos import DECODED_BYTES, UNREADABLE, Decoded, Photo, Sizes, find_photos
 
 RATIOS = 3  # aspect ratios on either side of the square
 TRIES = 100  # damaged photographs in a row

@@ -6,12 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import ContainerIO, Image
-from torch import Tensor
 
 from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.images.picture_files import READABLE, opened, orientation_of, read_rgb
@@ -130,8 +127,3 @@ def _shard(path: Path) -> list[Photo]:
         for member in members
         if Path(member.name).suffix.lower() in READABLE
     ]
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """(3, H, W) float in [0, 1]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

@@ -82,7 +82,7 @@ class Perceptual(nn.Module):
             place: (B, 2) in [0, 1), where the windows are: 0 at the top or left, 1 at the other end.
         """
         predicted = decoded_windows(x0_pred, codec, place, self.largest).float()
-        true = windows(hr, place, predicted.shape[-1], codec.factor).float()
+        true = windows(hr, place, predicted.shape[-1]).float()
         weighted = {}
         if "perceptual" in self.distances:
             distance = self.distances["perceptual"](predicted, true, normalize=True).flatten()

@@ -1,4 +1,9 @@
-"""The part of every sample that is looked at as a picture."""
+"""The part of every sample that is looked at as a picture.
+
+Its corner is at any pixel, not on the grid of the latents' cells. A classifier looks at pictures with strides, so that
+it sees some pixels less than others. If those were always the same ones of a cell, a network that paints whole cells
+would learn to hide there what the distance ought to see, and a grid of pixels would cover its pictures.
+"""
 
 import torch
 from torch import Tensor
@@ -8,32 +13,35 @@ from ...flowmapsr_core.codecs import Codec
 LARGEST = 256  # side of a window in pixels, unless told: decoding takes memory
 
 
-def windows(x: Tensor, place: Tensor, side: int, step: int = 1) -> Tensor:
-    """A square of every sample.
+def windows(x: Tensor, place: Tensor, side: int) -> Tensor:
+    """Squares (B, C, side, side) of images (B, C, H, W), at pixels that ``place`` stands for.
 
     Args:
-        x: (B, C, H, W).
-        place: (B, 2) in [0, 1), where the squares are: 0 at the top or left, 1 at the other end.
-        side: of the squares, a multiple of ``step``.
-        step: of the grid that their corners are on.
-
-    Returns:
-        (B, C, side, side)
+        place: (B, 2) in [0, 1): 0 at the top or left, nearly 1 at the other end.
     """
-    room = place.new_tensor([(length - side) // step + 1 for length in x.shape[-2:]])
-    corners = (place * room).long() * step
-    places = zip(x, corners.tolist(), strict=True)
-    return torch.stack([sample[:, top : top + side, left : left + side] for sample, (top, left) in places])
-
-
-def window_cells(latent: Tensor, codec: Codec, largest: int = LARGEST) -> int:
-    """Side in cells of a window of at most ``largest`` pixels in latents (B, C, h, w)."""
-    return min(largest // codec.factor, *latent.shape[-2:])
+    return _crop(x, _corners(x, place, side), side)
 
 
 def decoded_windows(latent: Tensor, codec: Codec, place: Tensor, largest: int = LARGEST) -> Tensor:
-    """Pictures (B, 3, side, side) of the windows of latents (B, C, h, w), about [0, 1]; only these are decoded.
+    """Pictures (B, 3, side, side), about [0, 1], of latents (B, C, h, w); only the cells in sight are decoded.
 
-    They are not clamped: that would cut the gradient where a prediction is furthest off.
+    The side is at most ``largest`` pixels, and leaves a cell of room for the corner to lie anywhere in. Pictures are
+    not clamped: that would cut the gradient where a prediction is furthest off.
     """
-    return codec.decode(windows(latent, place, window_cells(latent, codec, largest)))
+    cells = min(latent.shape[-2:])
+    seen = max(1, min(largest // codec.factor, cells - 1))
+    corners = _corners(latent, place, seen, codec.factor)
+    decoded = min(seen + 1, cells)
+    first = torch.minimum(corners // codec.factor, corners.new_tensor(latent.shape[-2:]) - decoded)
+    return _crop(codec.decode(_crop(latent, first, decoded)), corners - first * codec.factor, seen * codec.factor)
+
+
+def _corners(x: Tensor, place: Tensor, side: int, factor: int = 1) -> Tensor:
+    """Top left pixels (B, 2) of windows of so many cells, or pixels, of images whose cells are ``factor`` wide."""
+    room = place.new_tensor([(length - side) * factor + 1 for length in x.shape[-2:]])
+    return (place * room).long()
+
+
+def _crop(x: Tensor, corners: Tensor, side: int) -> Tensor:
+    places = zip(x, corners.tolist(), strict=True)
+    return torch.stack([sample[:, top : top + side, left : left + side] for sample, (top, left) in places])

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...flowmapsr_core.atomic import remove_partials, write_text
 from ...flowmapsr_core.errors import UserError
+from ...flowmapsr_core.images.eight_bit import to_tensor
 from ..data.crops import PhotoCrops
-from ..data.photos import to_tensor
 from ..data.teacher import Upscaler
 from ..recipe.recipe import Recipe
 from .batch import Teach

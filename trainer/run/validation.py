@@ -1,21 +1,22 @@
 """Validation on held-out photographs: PSNR, high frequencies and a picture."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...flowmapsr_core.atomic import replacing
 from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.images.degradation import PRESETS, degrade
+from ...flowmapsr_core.images.eight_bit import to_pillow, to_tensor
 from ...flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
 from ...flowmapsr_core.images.resize import resize
-from ...flowmapsr_core.method.looks import find_look
+from ...flowmapsr_core.method.looks import Look, find_look
 from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.pipeline import override, upscale
-from ..data.photos import UNREADABLE, find_photos, to_tensor
+from ..data.photos import UNREADABLE, find_photos
 
 FACTOR = 4
 CROP = 256
@@ -61,11 +62,11 @@ def validate(model: Model, hr: Tensor, guided: bool = False) -> tuple[dict[str, 
 
 def distinct(model: Model, columns: Settings) -> Settings:
     """The columns without those that the model's method samples as it does one before."""
-    sampled: dict[tuple[int, float, float], str] = {}
+    sampled: dict[Look, str] = {}
     for name, column in columns.items():
         changes = (column.get(key) for key in ("steps", "guidance", "realism"))
-        look = model.method.settings(override(find_look(column.get("look", "balanced"), model.looks), *changes))
-        sampled.setdefault((look.steps, look.guidance, look.realism), name)
+        look = override(find_look(column.get("look", "balanced"), model.looks), *changes)
+        sampled.setdefault(replace(model.method.settings(look), lora_scale=1.0), name)
     return {name: columns[name] for name in sampled.values()}
 
 
@@ -97,7 +98,7 @@ def make_grid(columns: list[Tensor]) -> Tensor:
 def save_png(image: Tensor, path: Path) -> None:
     """Write an image (3, H, W) in [0, 1]."""
     with replacing(path) as partial:
-        Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().cpu().numpy()).save(partial, "PNG")
+        to_pillow(image).save(partial, "PNG")
 
 
 def _centre(image: Tensor) -> Tensor:
