@@ -25,6 +25,7 @@ class Loss:
 
     Attributes:
         learned_weight: weigh samples by the learned exp(-psi(t, s)).
+        grid: weight of what the error has in common over a neighbourhood, see :func:`.error.squared_error`.
         perceptual: weight lambda0 of LPIPS, 0 for none.
         features: weight of the distance on a classifier's features, 0 for none; it needs no download.
         backbone: of LPIPS.
@@ -32,12 +33,14 @@ class Loss:
     """
 
     learned_weight: bool = False
+    grid: float = 0.0
     perceptual: float = 0.0
     features: float = 0.0
     backbone: str = "vgg"
     pretrained: bool = True
 
     def __post_init__(self) -> None:
+        check(self.grid >= 0, "loss.grid must be 0 or more")
         check(self.perceptual >= 0, "loss.perceptual must be 0 or more")
         check(self.features >= 0, "loss.features must be 0 or more")
         check(self.backbone in BACKBONES, f"loss.backbone: {self.backbone!r} is none of {', '.join(BACKBONES)}")

@@ -19,6 +19,7 @@ from ..losses.adversarial import (
     gradient_penalty,
     last_jump,
 )
+from ..losses.error import squared_error
 from ..losses.perceptual import Perceptual
 from ..losses.projected import ProjectedDiscriminator
 from ..losses.weighting import LossWeight
@@ -97,7 +98,7 @@ class Learner:
         with self.accelerator.autocast():
             target = make_target(batch, self.teacher, self.recipe, self.stage)
         u = self.model(batch.x_t, draws.t, draws.s, batch.seen, draws.negative).float()
-        error = batch.weight * self.picture(u - target).square().mean(dim=(1, 2, 3))
+        error = batch.weight * squared_error(self.picture(u - target), self.recipe.loss.grid)
         figures = {"velocity": error[~jump].sum() / n}
         if self.jumps:
             figures["jump"] = error[jump].sum() / n
