@@ -140,7 +140,7 @@ class Sampler(io.ComfyNode):
         settings = Look(count, guidance, 0, share)
         warn_of_guidance(managed, settings)
         latent = upscale_latent(
-            managed, color, settings, realism_mask=from_mask(realism_mask), seed=seed, tile=tile or None,
+            managed, color, settings, realism_mask=from_mask(realism_mask, color), seed=seed, tile=tile or None,
             overlap=overlap, host=ComfyHost(model.load_device), progress=progress(),
         )  # fmt: skip
         if isinstance(managed.codec, FrozenVAE):

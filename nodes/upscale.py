@@ -63,7 +63,7 @@ class Upscale(io.ComfyNode):
         managed = ManagedModel(patcher, output_size(color, factor, None))
         visible = fill_transparent(color, alpha)
         result = upscale(
-            managed, visible, factor, look=look, realism_mask=from_mask(realism_mask), seed=seed,
+            managed, visible, factor, look=look, realism_mask=from_mask(realism_mask, color), seed=seed,
             host=ComfyHost(patcher.load_device), progress=progress(),
         )  # fmt: skip
         return io.NodeOutput(join_alpha(result, alpha))

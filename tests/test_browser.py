@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from comfyui_server import COMFYUI, ROOT, Server
 from PIL import Image
@@ -49,6 +50,12 @@ SHOWN = """([id, names]) => names.every(name => {
     const images = [...(app.graph.getNodeById(id).imgs ?? []), ...document.images]
     return images.some(image => image.src.includes(`filename=${name}`) && image.naturalWidth > 0)
 })"""
+CONNECT_MASK = """() => {
+    const [load, upscale] = ['LoadImage', 'FlowMapSR_Upscale'].map(type => app.graph.nodes.find(n => n.type === type))
+    load.connect(1, upscale, upscale.inputs.findIndex(input => input.name === 'realism_mask'))
+    app.canvas.selectNode(load)
+}"""
+PAINTED = """() => app.graph.nodes.find(n => n.type === 'LoadImage').widgets[0].value.includes('clipspace')"""
 # every widget of every node of ours moved off its default
 MOVED = """() => {
     app.graph.clear()
@@ -132,6 +139,16 @@ def page(browser, server, complaints):
     opened.close()
 
 
+def run(server, page):
+    """The pictures of a run of the page's workflow, by the nodes that save them."""
+    with page.expect_response(lambda answer: answer.url.endswith("/prompt")) as sent:
+        page.keyboard.press("Control+Enter")
+    assert sent.value.ok, sent.value.text()
+    entry = server.wait(sent.value.json()["prompt_id"])
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    return {node: output["images"] for node, output in entry["outputs"].items() if "images" in output}
+
+
 def values(workflow):
     return {node["id"]: (node["type"], node.get("widgets_values", [])) for node in workflow["nodes"]}
 
@@ -154,18 +171,40 @@ def test_a_workflow_opens_runs_and_shows_its_pictures(server, page, complaints, 
         assert found == wanted
         assert sorted(saved["links"]) == sorted(workflow["links"])
 
-    with page.expect_response(lambda answer: answer.url.endswith("/prompt")) as sent:
-        page.keyboard.press("Control+Enter")
-    assert sent.value.ok, sent.value.text()
-    entry = server.wait(sent.value.json()["prompt_id"])
-    assert entry["status"]["status_str"] == "success", entry["status"]
-    pictures = {node: output["images"] for node, output in entry["outputs"].items() if "images" in output}
+    pictures = run(server, page)
     assert pictures
     for node, images in pictures.items():
         assert {Image.open(server.base / "output" / image["filename"]).size for image in images} == {SIZES[file.stem]}
         page.wait_for_function(SHOWN, arg=[node, [image["filename"] for image in images]])
     page.screenshot(path=Path(SCREENSHOTS or tmp_path) / f"{file.stem}.png")
     assert page.get_by_text(MISSING).all_inner_texts() == []
+    assert complaints == []
+
+
+def test_a_painted_mask_says_where_the_look_is_taken(server, page, complaints):
+    """Nowhere until something is painted in ComfyUI's own editor, and then only there."""
+
+    def picture():
+        ((image,),) = run(server, page).values()
+        return np.asarray(Image.open(server.base / "output" / image["filename"]).convert("RGB"))
+
+    page.evaluate(OPEN, (ROOT / "workflows" / "flowmapsr_upscale.json").read_text())
+    look = picture()
+    page.evaluate(CONNECT_MASK)
+    unpainted = (picture() == look).all(axis=2)
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.MaskEditor.OpenMaskEditor')")
+    save = page.get_by_text("Save", exact=True).last
+    save.wait_for()
+    page.wait_for_timeout(2000)  # until the editor has drawn the picture
+    page.mouse.move(650, 400)
+    page.mouse.down()
+    page.mouse.move(800, 480, steps=20)
+    page.mouse.up()
+    save.click()
+    page.wait_for_function(PAINTED)
+    painted = (picture() == look).all(axis=2)
+    assert unpainted.mean() + 0.01 < painted.mean() < 0.9
+    assert (painted >= unpainted).mean() > 0.999  # pixels whose look happens to be that of both
     assert complaints == []
 
 

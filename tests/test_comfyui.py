@@ -218,7 +218,7 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tm
     from flowmapsr.flowmapsr_core.model import FlowMap, Model
     from flowmapsr.flowmapsr_core.networks import LocalNet
 
-    model = load_model()
+    model = load_model("local")
     name, weight = next(item for item in model.network.named_parameters() if item[0].endswith("conv2.weight"))
     out, *rest = weight.shape
     generator = torch.Generator().manual_seed(0)
@@ -229,6 +229,8 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tm
         path = server.base / "models" / "loras" / f"{file}.safetensors"
         save_lora(path, {name.removesuffix(".weight"): (down, up)}, 2, 2.0, base)
 
+    prompt["2"]["inputs"]["model"] = "local"
+
     def picture_at(scale, look):
         prompt["5"] = make_node("FlowMapSR_LoadLoRA", model=["2", 0], lora="detail.safetensors", scale=scale)
         prompt["3"]["inputs"] |= {"model": ["5", 0] if scale else ["2", 0], "look": look}
@@ -238,7 +240,21 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tm
     lora = server.base / "models" / "loras" / "detail.safetensors"
     for look, scale in (("faithful", 1.5), ("balanced", 1.5), ("vivid", 0.75)):
         node, target = picture_at(scale, look), tmp_path / f"{look}.png"
-        options = ("--lora", lora, "--lora-scale", scale, "--look", look, "--scale", 2, "--device", "cpu", "--quiet")
+        options = (
+            "--model",
+            "local",
+            "--lora",
+            lora,
+            "--lora-scale",
+            scale,
+            "--look",
+            look,
+            "--scale",
+            2,
+            "--device",
+            "cpu",
+            "--quiet",
+        )
         assert cli.main([str(part) for part in ("upscale", source, "--output", target, *options)]) == 0
         command = np.asarray(Image.open(target), np.float32) / 255
         assert np.abs(node - command).max() <= 1 / 255 + 1e-6

@@ -187,7 +187,7 @@ def test_the_models_are_the_files_that_say_so(nodes, base, latent_model):
     folder = base / "models" / "diffusion_models"
     save_file({"weight": torch.zeros(2)}, folder / "other.safetensors")
     (folder / "broken.safetensors").write_bytes(b"nothing")
-    assert model_names() == ["built-in", "mini", "latent.safetensors", "no vae.safetensors"]
+    assert model_names() == ["built-in", "mini", "local", "latent.safetensors", "no vae.safetensors"]
 
 
 def test_a_file_that_is_written_anew_is_loaded_anew(nodes, base, latent_model):
@@ -225,12 +225,12 @@ def test_a_checkpoint_of_another_version_is_refused(nodes, base, latent_model, v
 def test_pixels_are_sampled_as_by_the_core_and_decoded_by_a_vae_node(nodes, photo, steps):
     from flowmapsr.flowmapsr_core import load_model, upscale
 
-    model, vae = load(nodes, "built-in")
+    model, vae = load(nodes, "local")
     latent = sampled(nodes, model, photo[..., :89, :121].movedim(1, -1), steps)
     assert latent["samples"].shape == (1, 12, 45, 61)
     look = {"look": "faithful"} if steps == "posterior mean" else {"steps": int(steps), "guidance": 2.0}
     guidance = {"guidance": 2.0} if steps == "posterior mean" else {}
-    expected = upscale(load_model(), photo[..., :89, :121], 1.0, color="none", **look, **guidance)
+    expected = upscale(load_model("local"), photo[..., :89, :121], 1.0, color="none", **look, **guidance)
     for image in (decoded(nodes, latent["samples"], vae), vae.decode(latent["samples"])):
         assert (image[:, :89, :121].movedim(-1, 1) - expected).abs().max() < 1e-5
     exact = nodes.decode_tiled.DecodeTiled.execute(latent, vae, 0).args[0]
@@ -238,7 +238,7 @@ def test_pixels_are_sampled_as_by_the_core_and_decoded_by_a_vae_node(nodes, phot
 
 
 def test_guidance_that_a_model_has_not_learned_is_left_out_and_said(nodes, photo, caplog):
-    model, _ = load(nodes, "built-in")
+    model, _ = load(nodes, "local")
     image = photo.movedim(1, -1)
     plain = sampled(nodes, model, image, guidance=1.0)["samples"]
     assert not torch.equal(sampled(nodes, model, image, guidance=3.0)["samples"], plain)
@@ -249,7 +249,7 @@ def test_guidance_that_a_model_has_not_learned_is_left_out_and_said(nodes, photo
 
 
 def test_a_pixel_codec_is_lossless_in_every_vae_method(nodes, generator):
-    _, vae = load(nodes, "built-in")
+    _, vae = load(nodes, "local")
     image = torch.rand(2, 40, 24, 3, generator=generator)
     latent = vae.encode(image)
     assert latent.shape == (2, vae.latent_channels, 20, 12)
@@ -259,7 +259,7 @@ def test_a_pixel_codec_is_lossless_in_every_vae_method(nodes, generator):
 
 
 def test_vae_decode_gives_no_colour_beyond_the_range_of_images(nodes, generator):
-    _, vae = load(nodes, "built-in")
+    _, vae = load(nodes, "local")
     latent = torch.randn(1, 12, 20, 24, generator=generator) * 2
     before = latent.clone()
     for image in (vae.decode(latent), vae.decode_tiled(latent, tile_x=8, tile_y=8, overlap=2)):
@@ -456,7 +456,7 @@ def test_wrong_wiring(nodes, latent_model, vae, photo):
     import comfy.sd
     from comfy.taesd.taesd import TAESD
 
-    image, (model, _), (_, pixels) = photo.movedim(1, -1), load(nodes, "no vae.safetensors"), load(nodes, "built-in")
+    image, (model, _), (_, pixels) = photo.movedim(1, -1), load(nodes, "no vae.safetensors"), load(nodes, "local")
     with pytest.raises(ValueError, match="latent has 4 channels, this VAE takes 12"):
         decoded(nodes, torch.zeros(1, 4, 8, 8), pixels)
     for other in (pixels, comfy.sd.VAE(sd=TAESD(latent_channels=16).state_dict())):

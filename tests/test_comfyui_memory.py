@@ -120,7 +120,7 @@ def test_runs_with_a_big_other_model_between_them_leave_memory_where_it_was(serv
 def test_models_of_extra_model_paths_are_listed(server):
     kind, *more = server.nodes["FlowMapSR_LoadModel"]["input"]["required"]["model"]
     options = kind if isinstance(kind, list) else more[0]["options"]
-    assert options == ["built-in", "mini", "large.safetensors"]
+    assert options == ["built-in", "mini", "local", "large.safetensors"]
 
 
 def test_a_missing_model_is_named(server):
@@ -225,10 +225,10 @@ def device(nodes, monkeypatch):
 
 @pytest.fixture
 def model(device, tmp_path):
-    """The built-in model, 11 MiB, with a LoRA."""
+    """The model "local", 11 MiB, with a LoRA."""
     from flowmapsr.nodes.comfyui import loading
 
-    plain = loading.load_patcher(dtype="float32")
+    plain = loading.load_patcher("local", dtype="float32")
     lora = write_lora(tmp_path / "lora.safetensors", plain.model.network, ("conv2",))
     return loading.with_lora(plain, lora, 1.0)
 
@@ -292,12 +292,12 @@ def test_no_model_is_kept_alive(nodes, checkpoint, photo, tmp_path):
     import comfy.model_management as management
     from flowmapsr.nodes.comfyui import loading
 
-    image, names = photo.movedim(1, -1), ("built-in", str(checkpoint))
+    image, names = photo.movedim(1, -1), ("local", str(checkpoint))
     management.unload_all_models()
     alive = []
     for name in names:
         model, vae = nodes.load_model.LoadModel.execute(name, "float32").args
-        target = "conv2" if name == "built-in" else "to_q"
+        target = "conv2" if name == "local" else "to_q"
         lora = write_lora(tmp_path / "lora.safetensors", model.model.network, (target,))
         patched = loading.with_lora(model, lora, 1.0)
         nodes.upscale.Upscale.execute(image, 1.0, "balanced", patched)

@@ -100,7 +100,7 @@ def test_tables_files_and_pictures(evaluate, folder, tmp_path, capsys):
         ]  # fmt: skip
         assert mean["values"]["psnr-y"] == pytest.approx(sum(values) / len(values))
         assert mean["images"] == len(values) == 2
-    assert Image.open(tmp_path / "out" / "sheet.png").size == (10 * 132, 46 + 8 * 146)
+    assert Image.open(tmp_path / "out" / "sheet.png").size == (10 * 260, 46 + 8 * 274)
     assert Image.open(tmp_path / "out" / "plot.png").size[0] > 1000
     dials = [method["dials"] for method in results["methods"] if method.get("dials")]
     assert dials == [["1 step"]] * 3  # faithful is its end
@@ -320,7 +320,7 @@ def test_lr_images_alone(evaluate, tmp_path):
     _, results = evaluate("--no-reference", "--looks", "faithful")
     assert [metric["name"] for metric in results["metrics"]] == ["lr-consistency"]
     assert {mean["preset"] for mean in results["means"]} == {"given"}
-    assert Image.open(tmp_path / "out" / "sheet.png").size[0] == 4 * 132  # without HR
+    assert Image.open(tmp_path / "out" / "sheet.png").size[0] == 4 * 260  # without HR
 
 
 @pytest.mark.parametrize(

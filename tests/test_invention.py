@@ -175,7 +175,7 @@ def test_the_command_maps_and_records(source, tmp_path):
     records = [read_record(path) for path in (output, maps, tmp_path / "maps" / "map-heat.png")]
     assert records == [
         {
-            "model": "FlowMapSR Local", "hash": model.info["hash_sha256"], "steps": 4, "guidance": 3.0, "realism": 1.0,
+            "model": "FlowMapSR mini", "hash": model.info["hash_sha256"], "steps": 1, "guidance": 1.0, "realism": 1.0,
             "seed": 5, "color": "lr-residual", "color_strength": 1.0, "dtype": "float32", "from": "122x90",
             "to": "244x180", "invention": pytest.approx(expected.mean().item(), abs=1e-4),
         }

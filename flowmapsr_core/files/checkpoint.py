@@ -130,7 +130,7 @@ def load_model(
     """Load a model for inference.
 
     Args:
-        name_or_path: ``built-in`` or ``mini``, a checkpoint, a folder with one or in diffusers' layout, or
+        name_or_path: ``built-in``, ``mini`` or ``local``, a checkpoint, a folder with one or in diffusers' layout, or
             ``hub:OWNER/NAME``; see :func:`flowmapsr.flowmapsr_core.files.sources.find_model`.
         device: where its weights are kept and evaluated.
         dtype: in what precision, or what chooses one of those that its network supports.

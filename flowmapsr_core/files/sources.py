@@ -7,7 +7,8 @@ from .safetensors_file import is_checkpoint_file
 
 BUILT_IN = "built-in"
 MODELS = Path(__file__).parents[1] / "models"
-SHIPPED = {BUILT_IN: MODELS / "flowmapsr-local.safetensors", "mini": MODELS / "flowmapsr-mini.safetensors"}
+MINI = MODELS / "flowmapsr-mini.safetensors"
+SHIPPED = {BUILT_IN: MINI, "mini": MINI, "local": MODELS / "flowmapsr-local.safetensors"}
 HUB = "hub:"
 
 

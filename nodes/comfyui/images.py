@@ -30,9 +30,16 @@ def join_alpha(color: Tensor, alpha: Tensor | None = None) -> Tensor:
     return color.movedim(1, -1)
 
 
-def from_mask(mask: Tensor | None) -> Tensor | None:
-    """A ComfyUI mask, (B, H, W) or (H, W), as the core's (B, 1, H, W); None stays None."""
-    return None if mask is None else mask.float().reshape(-1, 1, *mask.shape[-2:])
+def from_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:
+    """A ComfyUI mask, (B, H, W) or (H, W), as the core's (B, 1, H, W) for images (B, 3, H, W); None stays None.
+
+    *Load Image* gives 64 x 64 black pixels for a picture of any size in which nothing is painted.
+    """
+    if mask is None:
+        return None
+    mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
+    unpainted = mask.shape == (1, 1, 64, 64) and not mask.any()
+    return mask.new_zeros(1, 1, *image.shape[-2:]) if unpainted else mask
 
 
 def singles(images: Tensor) -> Iterator[Tensor]:
