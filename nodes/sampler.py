@@ -7,7 +7,7 @@ from ..flowmapsr_core import UserError
 from ..flowmapsr_core.codecs import FrozenVAE
 from ..flowmapsr_core.codecs.probe import differ, probe
 from ..flowmapsr_core.method.looks import Look
-from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, MAX_SEED, upscale_latent, warn_of_guidance
+from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, MAX_SEED, upscale_latent, warn_of_unlearned
 from .comfyui.codec import ComfyCodec
 from .comfyui.host import ComfyHost
 from .comfyui.images import PIXEL_SIZE, from_mask, split_alpha
@@ -138,7 +138,7 @@ class Sampler(io.ComfyNode):
         managed = ManagedModel(model, (height, width), find_codec(model.attachments["model"].codec, vae), embedding)
         count, share = (1, 0.0) if steps == POSTERIOR_MEAN else (int(steps), realism)
         settings = Look(count, guidance, 0, share)
-        warn_of_guidance(managed, settings)
+        warn_of_unlearned(managed, settings)
         latent = upscale_latent(
             managed, color, settings, realism_mask=from_mask(realism_mask, color), seed=seed, tile=tile or None,
             overlap=overlap, host=ComfyHost(model.load_device), progress=progress(),

@@ -6,9 +6,9 @@ from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.images.batch import batch_of
-from flowmapsr.flowmapsr_core.method.looks import Look, learned_guidance
+from flowmapsr.flowmapsr_core.method.looks import Look, learned_guidance, looks_with
 from flowmapsr.flowmapsr_core.model import Model
-from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent, warn_of_guidance
+from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent, warn_of_unlearned
 
 
 @pytest.mark.parametrize("scale", [1, 1.37, 2, 3.5, 8])
@@ -137,10 +137,21 @@ def test_a_model_that_has_seen_no_guidance_is_evaluated_at_1(small_model, photo,
     assert torch.equal(upscale(small_model, photo, 1, guidance=2.0), expected)
     latents = [upscale_latent(small_model, photo, Look(2, scale, 0)) for scale in (1.0, 2.0)]
     assert torch.equal(*latents) == (learned is False)
-    warn_of_guidance(small_model, Look(2, 1.0, 0))
+    warn_of_unlearned(small_model, Look(2, 1.0, 0))
     assert not caplog.text
-    warn_of_guidance(small_model, Look(2, 2.5, 0))
+    warn_of_unlearned(small_model, Look(2, 2.5, 0))
     assert ("evaluated at 1, not at 2.5" in caplog.text) == (learned is False)
+
+
+def test_a_model_whose_looks_take_one_evaluation_takes_no_more(small_model, photo, caplog):
+    one = upscale(small_model, photo, 1, 1, 2.0)
+    assert not torch.equal(upscale(small_model, photo, 1, 4, 2.0), one)
+    small_model.looks = looks_with({"balanced": {"steps": 1}, "vivid": {"steps": 1}})
+    assert torch.equal(upscale(small_model, photo, 1, 4, 2.0), one)
+    warn_of_unlearned(small_model, Look(1, 2.0, 0))
+    assert not caplog.text
+    warn_of_unlearned(small_model, Look(4, 2.0, 0))
+    assert "evaluated once, not 4 times" in caplog.text
 
 
 @pytest.mark.parametrize(

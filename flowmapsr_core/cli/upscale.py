@@ -27,10 +27,11 @@ from ..upscaling.pipeline import (
     as_trained,
     check_scale,
     check_seed,
+    learned,
     output_size,
     override,
     upscale,
-    warn_of_guidance,
+    warn_of_unlearned,
 )
 from ..upscaling.realism_mask import read_mask
 from .folder import Job, Make, Task, plan_jobs, run_jobs
@@ -61,9 +62,9 @@ def run(options: Namespace) -> int:
 
 def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
     model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)), vae=options.vae)
-    if options.guidance is not None:
-        warn_of_guidance(model, override(find_look(options.look, model.looks), None, options.guidance))
-    merge_loras(model, loras, find_look(options.look, model.looks).lora_scale)
+    look = find_look(options.look, model.looks)
+    warn_of_unlearned(model, override(learned(model, look), options.steps, options.guidance))
+    merge_loras(model, loras, look.lora_scale)
     if options.prompt is not None:
         set_prompt(model, options.prompt, options.text_encoder)
     if options.compile:

@@ -239,12 +239,23 @@ def override(look: Look, steps: int | None, guidance: float | None, realism: flo
 
 
 def as_trained(model: Model, settings: Look) -> Look:
-    """The settings that a model can follow: those of its method, guidance 1 if it has seen no other in training."""
-    unguided = learned_guidance(model.info.get("training")) is False
-    return model.method.settings(replace(settings, guidance=1.0) if unguided else settings)
+    """The settings that a model can follow: those of its method, and of :func:`learned`."""
+    return model.method.settings(learned(model, settings))
 
 
-def warn_of_guidance(model: Model, settings: Look) -> None:
-    """Say so where a guidance that the user has asked for is not followed, see :func:`as_trained`."""
-    if as_trained(model, settings).guidance != settings.guidance:
+def learned(model: Model, settings: Look) -> Look:
+    """Settings without what a model has not learned: guidance, or more than the one evaluation of all its looks."""
+    if learned_guidance(model.info.get("training")) is False:
+        settings = replace(settings, guidance=1.0)
+    if all(look.steps == 1 for look in model.looks.values()):
+        settings = replace(settings, steps=1)
+    return settings
+
+
+def warn_of_unlearned(model: Model, settings: Look) -> None:
+    """Say so where guidance or steps that the user has asked for are not followed, see :func:`learned`."""
+    followed = learned(model, settings)
+    if followed.guidance != settings.guidance:
         log.warning("the model has seen no guidance in training: it is evaluated at 1, not at %g", settings.guidance)
+    if followed.steps != settings.steps:
+        log.warning("the model has learned one evaluation: it is evaluated once, not %d times", settings.steps)
