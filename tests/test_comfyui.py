@@ -124,6 +124,7 @@ def test_alpha_survives(server, prompt, tmp_path):
 def test_progress_with_previews_and_a_cancel_between_tiles(server, prompt, picture):
     from aiohttp import ClientSession, WSMsgType
 
+    prompt["2"]["inputs"]["model"] = "local"  # which takes a while
     prompt["3"]["inputs"] |= {"factor": 8.0, "look": "vivid"}
     prompt["4"]["inputs"]["filename_prefix"] = "cancelled"
 

@@ -79,6 +79,7 @@ def test_the_pixel_codec_goes_through_comfyuis_own_vae_nodes(server):
         "11": make_node("ImageBatch", image1=["8", 0], image2=["10", 0]),
         "12": make_node("SaveImage", images=["11", 0], filename_prefix="codec"),
     }
+    prompt["2"]["inputs"]["model"] = "local"  # 194 pixels are whole cells of 2
     entry = server.succeed(prompt)
     exact, *others = [*server.saved(entry), *server.saved(entry, "12")]
     assert exact.shape == (132, 194, 3)
@@ -148,7 +149,7 @@ def test_an_empty_latent_of_another_model_is_an_error_on_the_node(server):
     prompt["3"] = make_node("EmptyLatentImage", width=64, height=64, batch_size=1)
     node, message = server.fail(prompt)
     assert node == "FlowMapSR_DecodeTiled"
-    assert "the latent has 4 channels, this VAE takes 12" in message
+    assert "the latent has 4 channels, this VAE takes 48" in message
 
 
 def test_pack_is_quiet(server):

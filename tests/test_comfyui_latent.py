@@ -358,9 +358,9 @@ def test_weights_stored_in_8_bits(nodes, latent_model, photo, monkeypatch):
     assert 0 < (one - other).abs().mean() < 0.2 * one.abs().mean()
 
 
-def test_the_built_in_model_in_8_bits(nodes, photo):
+def test_a_small_model_in_8_bits(nodes, photo):
     """Its very first weight is among those that are stored in 8 bits."""
-    exact, small = load(nodes, "built-in")[0], load(nodes, "built-in", "fp8_e4m3fn")[0]
+    exact, small = load(nodes, "local")[0], load(nodes, "local", "fp8_e4m3fn")[0]
     assert next(small.model.network.parameters()).dtype == torch.float8_e4m3fn
     assert small.model.dtype in (torch.float32, torch.bfloat16, torch.float16)
     image = photo.movedim(1, -1)
@@ -429,7 +429,7 @@ def test_previews_are_rendered_if_the_user_wants_any(nodes, photo, monkeypatch, 
     monkeypatch.setattr(Preview, "image", lambda preview: rendered.append(1) or image_of(preview))
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, preview, **_: shown.append(preview))
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod(method))
-    nodes.upscale.Upscale.execute(photo.movedim(1, -1), 2.0, "balanced")
+    nodes.upscale.Upscale.execute(photo.movedim(1, -1), 2.0, "balanced", load(nodes, "local")[0])
     assert len(shown) > 1
     assert len(rendered) > 0 if method == "auto" else not rendered
     assert all((preview is None) == (method == "none") for preview in shown)
