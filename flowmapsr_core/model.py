@@ -82,6 +82,7 @@ class Model:
         codec: frozen, between images in [0, 1] and latents.
         info: descriptive metadata (title, licence, training summary...), str to anything JSON can hold.
         looks: what the names of looks stand for.
+        least_factor: the least at which it paints; pictures of smaller factors are painted at it, and shrunk.
 
     Raises:
         ValueError: the network's latents have another number of channels than the codec's, or it takes another number
@@ -92,9 +93,12 @@ class Model:
     codec: Codec
     info: dict[str, Any] = field(default_factory=dict)
     looks: Looks = field(default_factory=lambda: LOOKS)
+    least_factor: float = 1.0
 
     def __post_init__(self) -> None:
         network, codec = self.network, self.codec
+        if not self.least_factor >= 1:
+            raise ValueError(f"least_factor is {self.least_factor}, and must be 1 or more")
         if network.channels != codec.channels:
             raise ValueError(f"the network takes {network.channels} channels, the codec gives {codec.channels}")
         if network.config.inputs != self.method.images:
@@ -106,10 +110,11 @@ class Model:
         method = _build(METHODS, config["method"], "method") if "method" in config else PLAIN
         network = _build(NETWORKS, {"inputs": method.images, **config.get("network", {})}, "network")
         looks = looks_with(config.get("looks", {}))
-        return cls(FlowMap(network, method), _build(CODECS, config.get("codec", {}), "codec"), info or {}, looks)
+        codec, least = _build(CODECS, config.get("codec", {}), "codec"), config.get("least_factor", 1.0)
+        return cls(FlowMap(network, method), codec, info or {}, looks, least)
 
     def config(self) -> dict[str, Any]:
-        """Everything needed to rebuild the model, as JSON data; method and looks only where they are not the usual."""
+        """Everything needed to rebuild the model, as JSON data; what is last in it only where it is not the usual."""
         sections: dict[str, Any] = {
             "network": {"type": type(self.network).__name__, **dataclasses.asdict(self.network.config)},
             "codec": {"type": type(self.codec).__name__, **dataclasses.asdict(self.codec.config)},
@@ -119,8 +124,11 @@ class Model:
         if self.method != PLAIN:
             name = next(name for name, kind in METHODS.items() if isinstance(self.method, kind))
             sections["method"] = {"type": name, **dataclasses.asdict(self.method)}
-        looks = changes(self.looks)
-        return sections | ({"looks": looks} if looks else {})
+        if changes(self.looks):
+            sections["looks"] = changes(self.looks)
+        if self.least_factor != 1:
+            sections["least_factor"] = self.least_factor
+        return sections
 
     @property
     def network(self) -> Network:

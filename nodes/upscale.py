@@ -6,7 +6,7 @@ from torch import Tensor
 from ..flowmapsr_core import upscale
 from ..flowmapsr_core.images.alpha import fill_transparent
 from ..flowmapsr_core.method.looks import LOOKS
-from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, MAX_SEED, output_size
+from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, MAX_SEED, output_size, painted_size
 from .comfyui.host import ComfyHost
 from .comfyui.images import from_mask, join_alpha, split_alpha
 from .comfyui.loading import ModelType, at_look, load_patcher
@@ -60,7 +60,8 @@ class Upscale(io.ComfyNode):
     ) -> io.NodeOutput:
         patcher = at_look(model or load_patcher(), look)
         color, alpha = split_alpha(image)
-        managed = ManagedModel(patcher, output_size(color, factor, None))
+        painted = painted_size(patcher.attachments["model"], color, output_size(color, factor, None))
+        managed = ManagedModel(patcher, painted)
         visible = fill_transparent(color, alpha)
         result = upscale(
             managed, visible, factor, look=look, realism_mask=from_mask(realism_mask, color), seed=seed,

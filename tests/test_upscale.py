@@ -6,6 +6,7 @@ from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.images.batch import batch_of
+from flowmapsr.flowmapsr_core.images.resize import resize
 from flowmapsr.flowmapsr_core.method.looks import Look, learned_guidance, looks_with
 from flowmapsr.flowmapsr_core.model import Model
 from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent, warn_of_unlearned
@@ -141,6 +142,25 @@ def test_a_model_that_has_seen_no_guidance_is_evaluated_at_1(small_model, photo,
     assert not caplog.text
     warn_of_unlearned(small_model, Look(2, 2.5, 0))
     assert ("evaluated at 1, not at 2.5" in caplog.text) == (learned is False)
+
+
+@pytest.mark.parametrize("arguments", [{"scale": 2.0}, {"size": (250, 150)}])
+def test_less_than_the_least_factor_is_painted_at_it_and_shrunk(small_model, photo, arguments):
+    photo, mask = photo[..., :60, :80], torch.linspace(0, 1, 80).expand(1, 1, 60, 80)
+    size = arguments.get("size", (120, 160))
+    if "size" in arguments:  # taller than the least factor makes it, and narrower
+        photo, mask = photo.mT[..., :60], mask.mT[..., :60]
+    direct = upscale(small_model, photo, **arguments, look="vivid", realism_mask=mask)
+    small_model.least_factor = 3.0
+    painted = (max(size[0], 3 * photo.shape[-2]), max(size[1], 3 * photo.shape[-1]))
+    large = upscale(small_model, photo, size=painted, look="vivid", realism_mask=resize(mask, painted).clamp(0, 1))
+    found = upscale(small_model, photo, **arguments, look="vivid", realism_mask=mask)
+    assert torch.equal(found, resize(large, size).clamp(0, 1))
+    assert found.shape == direct.shape == (1, 3, *size)
+    assert not torch.equal(found, direct)
+    assert Model.from_config(small_model.config()).least_factor == 3
+    with pytest.raises(ValueError, match=r"least_factor is 0\.5, and must be 1 or more"):
+        Model.from_config(small_model.config() | {"least_factor": 0.5})
 
 
 def test_a_model_whose_looks_take_one_evaluation_takes_no_more(small_model, photo, caplog):

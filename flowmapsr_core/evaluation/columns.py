@@ -50,7 +50,7 @@ def plan_columns(lists: Lists) -> list[list[Column]]:
                 look = find_look(name)
                 strength = scale * look.lora_scale
                 shown = f"LoRA {scale:g}" if len(lists.lora_scales) > 1 and strength else ""
-                columns.append(Column(_joined(labels[model], name, shown), look, model, strength))
+                columns.append(Column(_joined(labels[model], name, shown), look, model, strength, named=name))
             if lists.steps or lists.guidance or realism:
                 label = (labels[model], f"LoRA {scale:g}" if len(lists.lora_scales) > 1 else "")
                 columns += _grid(model, label, scale, lists, realism)

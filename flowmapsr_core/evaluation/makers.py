@@ -15,7 +15,7 @@ from ..files.checkpoint import load_model, weights_hash
 from ..files.lora import merge_loras
 from ..images.eight_bit import to_pillow, to_tensor
 from ..images.resize import resize
-from ..method.looks import Look
+from ..method.looks import Look, find_look
 from ..model import Model, Precision
 from ..upscaling.community import CommunityUpscaler
 from ..upscaling.host import TorchHost
@@ -93,6 +93,7 @@ class Column:
         model: what loads it.
         lora_scale: strength of the LoRAs, the look's part in it included.
         dials: realism dials that it is a point of, by what their points have in common.
+        named: the look, where it is one; a model that has one of its own by that name takes that.
         blend: whether it is half of the picture at realism 0 and half of that at 1: what the dial at 0.5 has to beat.
     """
 
@@ -101,6 +102,7 @@ class Column:
     model: str
     lora_scale: float = 0.0
     dials: tuple[str, ...] = ()
+    named: str = ""
     blend: bool = False
 
 
@@ -180,7 +182,8 @@ def distinct(model: Model, columns: Sequence[Column]) -> list[Column]:
     """Columns with settings that the model can follow, without those that it samples as it does one before."""
     found: dict[tuple[Look, bool], Column] = {}
     for column in columns:
-        look = replace(as_trained(model, column.look), lora_scale=1.0)
+        look = find_look(column.named, model.looks) if column.named else column.look
+        look = replace(as_trained(model, look), lora_scale=1.0)
         first = found.setdefault((look, column.blend), replace(column, look=look))
         found[look, column.blend] = replace(first, dials=tuple(dict.fromkeys(first.dials + column.dials)))
     return list(found.values())

@@ -80,6 +80,13 @@ def upscale(
     """
     size = output_size(image, scale, size)
     check_mask(realism_mask, image, size)
+    painted = painted_size(model, image, size)
+    if painted != size:
+        if realism_mask is not None:
+            realism_mask = resize(realism_mask, painted).clamp(0, 1)
+        more = {"look": look, "realism": realism, "realism_mask": realism_mask, "seed": seed, "size": painted}
+        more |= {"color": color, "color_strength": color_strength, "tile": tile, "host": host, "progress": progress}
+        return resize(upscale(model, image, scale, steps, guidance, **more), size).clamp(0, 1)
     settings = as_trained(model, override(find_look(look, model.looks), steps, guidance, realism))
     check_seed(seed)
     check_color(color, color_strength)
@@ -220,6 +227,12 @@ def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tu
             f"{size[1]}x{size[0]} is not 1 to {MAX_SCALE} times the image's {width}x{height}; choose a size in between"
         )
     return size
+
+
+def painted_size(model: Model, image: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    """Size (height, width) at which a model paints what is to have ``size``: see :attr:`.model.Model.least_factor`."""
+    least = (round(model.least_factor * side) for side in image.shape[-2:])
+    return tuple(max(pair) for pair in zip(size, least, strict=True))  # pyright: ignore[reportReturnType]
 
 
 def override(look: Look, steps: int | None, guidance: float | None, realism: float | None = None) -> Look:

@@ -33,7 +33,7 @@ class ManagedModel(Model):
         prompt: Tensor | None = None,
     ) -> None:
         model = patcher.attachments["model"]
-        super().__init__(patcher.model, codec or model.codec, model.info, model.looks)
+        super().__init__(patcher.model, codec or model.codec, model.info, model.looks, model.least_factor)
         self.patcher, self.prompt = patcher, prompt
         cells = math.prod(latent_cells(self, size))
         if self.network.receptive_radius is None:

@@ -49,7 +49,7 @@ class UpscalerSource(Source):
             for prompt in flow.prompts.values():
                 prompt.normal_()
         flow.network.load_state_dict(flow.network.state_dict() | self.tensors)
-        return Model(flow, PixelCodec(config.unshuffle), self.info, ONE_STEP)
+        return Model(flow, PixelCodec(config.unshuffle), self.info, ONE_STEP, float(config.unshuffle))
 
 
 def from_upscaler(path: Path, upscaler: "ModelDescriptor") -> UpscalerSource:
