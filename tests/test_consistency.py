@@ -11,6 +11,7 @@ from flowmapsr.flowmapsr_core import load_model, upscale
 from flowmapsr.flowmapsr_core.method.flow import flow_map
 from flowmapsr.flowmapsr_core.method.methods import CTMSR
 from flowmapsr.trainer.losses.consistency import charbonnier, trajectory_gap
+from flowmapsr.trainer.losses.windows import windows
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.recipe.recipe import Stage
 from flowmapsr.trainer.run.batch import bind, draw, generator_of, make_batch
@@ -76,7 +77,8 @@ def test_the_error_is_that_of_the_picture(recipe):
     target = flow_map(u, x_r, r, draws.s)[:, :12]
     _, figures = learner.loss(batch, 0)
     assert torch.allclose(figures["charbonnier"], 0.5 * charbonnier(ends - target).mean(), atol=1e-6)
-    pictures = (2 * model.codec.decode(x) - 1 for x in (ends, target))
+    decoded = (2 * model.codec.decode(x) - 1 for x in (ends, target))
+    pictures = (windows(x, draws.place, x.shape[-1] - model.codec.factor) for x in decoded)
     lpips = learner.perceptual.distances["perceptual"]
     assert torch.allclose(figures["perceptual"], 0.5 * lpips(*pictures).mean(), atol=1e-6)
     first = r == 0

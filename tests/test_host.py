@@ -45,7 +45,7 @@ def test_names_of_precisions(monkeypatch):
 
 
 def test_a_network_refuses_a_precision_in_words(small_model, monkeypatch):
-    with pytest.raises(UserError, match="a LocalNet does not work in float8_e4m3fn; choose auto or one of float32, "):
+    with pytest.raises(UserError, match="a CompactNet does not work in float8_e4m3fn; choose auto or one of float32, "):
         load_model(dtype=torch.float8_e4m3fn)
     monkeypatch.setattr(type(small_model.network), "dtypes", (torch.float32,))
     with pytest.raises(UserError, match="does not work in float16"):
