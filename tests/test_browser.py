@@ -26,7 +26,7 @@ SIZE = (96, 64)  # of the picture they open
 SIZES = {  # of those they save
     "flowmapsr_compare_looks": (192, 128),
     "flowmapsr_degrade_compare": (192, 64),
-    "flowmapsr_full_chain": (192, 128),
+    "flowmapsr_full_chain": (384, 256),
     "flowmapsr_sdxl_lora": (192, 128),
     "flowmapsr_upscale": (192, 128),
 }

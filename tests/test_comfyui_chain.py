@@ -31,7 +31,7 @@ def make_node(kind, **inputs):
 
 def chain(strength=1.0):
     """Load, sample, decode and match colours with the built-in model."""
-    loaded = {"image": "example.png", "size_by": "factor", "factor": 2.0, "longest_edge": 512, "megapixels": 1.0}
+    loaded = {"image": "example.png", "size_by": "factor", "factor": 4.0, "longest_edge": 512, "megapixels": 1.0}
     sampler = {"steps": "1", "guidance": 1.0, "realism": BALANCED, "tile": 0, "overlap": 0, "prompt": ""}
     return {
         "1": make_node("FlowMapSR_LoadLowRes", **loaded),
@@ -54,9 +54,9 @@ def cached(entry):
 def test_the_chain_is_the_node_that_does_it_all(server):
     (separate,) = server.saved(server.succeed(chain()))
     prompt = chain()
-    prompt |= {"6": make_node("FlowMapSR_Upscale", image=["1", 0], factor=2.0, look="balanced", model=["2", 0])}
+    prompt |= {"6": make_node("FlowMapSR_Upscale", image=["1", 0], factor=4.0, look="balanced", model=["2", 0])}
     (whole,) = server.saved(server.succeed(prompt))
-    assert separate.shape == whole.shape == (132, 194, 3)
+    assert separate.shape == whole.shape == (264, 388, 3)
     # a VAE node gives colours in [0, 1]; the node that does it all corrects them before they are cut off
     assert np.abs(separate - whole).max() <= 3 / 255 + 1e-6
     assert np.abs(separate - whole).mean() < 1e-3
@@ -79,10 +79,10 @@ def test_the_pixel_codec_goes_through_comfyuis_own_vae_nodes(server):
         "11": make_node("ImageBatch", image1=["8", 0], image2=["10", 0]),
         "12": make_node("SaveImage", images=["11", 0], filename_prefix="codec"),
     }
-    prompt["2"]["inputs"]["model"] = "local"  # 194 pixels are whole cells of 2
+    prompt["2"]["inputs"]["model"] = "local"
     entry = server.succeed(prompt)
     exact, *others = [*server.saved(entry), *server.saved(entry, "12")]
-    assert exact.shape == (132, 194, 3)
+    assert exact.shape == (264, 388, 3)
     assert all(np.abs(other - exact).max() <= 1 / 255 + 1e-6 for other in others)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..images.batch import batch_of
 from ..images.color import check_color, match_color
-from ..images.resize import resize
+from ..images.resize import resize, resize_alpha
 from ..method.flow import check_realism, check_steps
 from ..method.looks import Look, find_look, learned_guidance
 from ..model import Model
@@ -82,8 +82,8 @@ def upscale(
     check_mask(realism_mask, image, size)
     painted = painted_size(model, image, size)
     if painted != size:
-        if realism_mask is not None:
-            realism_mask = resize(realism_mask, painted).clamp(0, 1)
+        if realism_mask is not None and realism_mask.shape[-2:] != image.shape[-2:]:
+            realism_mask = resize_alpha(realism_mask, torch.empty(1, 1, *painted, device="meta"))  # white stays white
         more = {"look": look, "realism": realism, "realism_mask": realism_mask, "seed": seed, "size": painted}
         more |= {"color": color, "color_strength": color_strength, "tile": tile, "host": host, "progress": progress}
         return resize(upscale(model, image, scale, steps, guidance, **more), size).clamp(0, 1)
