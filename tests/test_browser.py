@@ -186,12 +186,12 @@ def test_a_painted_mask_says_where_the_look_is_taken(server, page, complaints):
 
     def picture():
         ((image,),) = run(server, page).values()
-        return np.asarray(Image.open(server.base / "output" / image["filename"]).convert("RGB"))
+        return np.asarray(Image.open(server.base / "output" / image["filename"]).convert("RGB"), float)
 
     page.evaluate(OPEN, (ROOT / "workflows" / "flowmapsr_upscale.json").read_text())
     look = picture()
     page.evaluate(CONNECT_MASK)
-    unpainted = (picture() == look).all(axis=2)
+    faithful = picture()
     page.evaluate("() => app.extensionManager.command.execute('Comfy.MaskEditor.OpenMaskEditor')")
     save = page.get_by_text("Save", exact=True).last
     save.wait_for()
@@ -202,9 +202,10 @@ def test_a_painted_mask_says_where_the_look_is_taken(server, page, complaints):
     page.mouse.up()
     save.click()
     page.wait_for_function(PAINTED)
-    painted = (picture() == look).all(axis=2)
-    assert unpainted.mean() + 0.01 < painted.mean() < 0.9
-    assert (painted >= unpainted).mean() > 0.999  # pixels whose look happens to be that of both
+    painted = picture()
+    changed = np.abs(painted - faithful).max(axis=2) > 2
+    assert 0.01 < changed.mean() < 0.5
+    assert np.abs(painted - look)[changed].mean() < 0.2 * np.abs(faithful - look)[changed].mean()
     assert complaints == []
 
 
