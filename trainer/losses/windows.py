@@ -1,8 +1,8 @@
 """The part of every sample that is looked at as a picture.
 
 Its corner is at any pixel, not on the grid of the latents' cells. A classifier looks at pictures with strides, so that
-it sees some pixels less than others. If those were always the same ones of a cell, a network that paints whole cells
-would learn to hide there what the distance ought to see, and a grid of pixels would cover its pictures.
+it sees some pixels less than others. These should not always be the same ones of a cell, for a network that paints
+whole cells could learn it.
 """
 
 import torch
