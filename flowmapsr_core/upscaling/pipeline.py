@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..images.batch import batch_of
 from ..images.color import check_color, match_color
-from ..images.resize import resize, resize_alpha
+from ..images.resize import resize
 from ..method.flow import check_realism, check_steps
 from ..method.looks import Look, find_look, learned_guidance
 from ..model import Model
@@ -80,28 +80,23 @@ def upscale(
     """
     size = output_size(image, scale, size)
     check_mask(realism_mask, image, size)
-    painted = painted_size(model, image, size)
-    if painted != size:
-        if realism_mask is not None and realism_mask.shape[-2:] != image.shape[-2:]:
-            realism_mask = resize_alpha(realism_mask, torch.empty(1, 1, *painted, device="meta"))  # white stays white
-        more = {"look": look, "realism": realism, "realism_mask": realism_mask, "seed": seed, "size": painted}
-        more |= {"color": color, "color_strength": color_strength, "tile": tile, "host": host, "progress": progress}
-        return resize(upscale(model, image, scale, steps, guidance, **more), size).clamp(0, 1)
     settings = as_trained(model, override(find_look(look, model.looks), steps, guidance, realism))
     check_seed(seed)
     check_color(color, color_strength)
     host = host or TorchHost(model.device)
-    plan = make_plan(model, size, host, tile)
+    painted = painted_size(model, image, size)
+    plan = make_plan(model, painted, host, tile)
     if log.isEnabledFor(logging.INFO):  # counting operations takes a moment
         log.info("%s", describe(plan, model, settings.steps))
 
     def work(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
         lr, runs = lr.to(plan.store), runs_for(model.method, settings, mask)
         meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=2), lr)
-        x0 = sample_image(model, resize(lr, size).clamp(0, 1), runs, mask, seed, meter, plan)
-        sr = model.codec.decode(x0, plan.bands(meter.bands()))[..., : size[0], : size[1]]
+        x0 = sample_image(model, resize(lr, painted).clamp(0, 1), runs, mask, seed, meter, plan)
+        sr = model.codec.decode(x0, plan.bands(meter.bands()))[..., : painted[0], : painted[1]]
         del x0
-        return match_color(sr, lr, color, color_strength).clamp_(0, 1)
+        matched = match_color(sr, lr, color, color_strength).clamp_(0, 1)
+        return matched if painted == size else resize(matched, size).clamp_(0, 1)
 
     return each(work, image, realism_mask, model, plan, host, progress)
 
