@@ -350,8 +350,10 @@ def test_bad_options_are_said_in_one_line_before_anything_is_made(evaluate, tmp_
 
 
 def test_seams_are_looked_for_where_the_tiles_of_a_model_meet(model):
-    def lines(tile):
-        return ModelMaker(columns, Loading(torch.device("cpu"), torch.float32, tile=tile)).lines((250, 400))
+    def lines(tile, size=(250, 400), least_factor=1.0):
+        maker = ModelMaker(columns, Loading(torch.device("cpu"), torch.float32, tile=tile))
+        maker.model.least_factor = least_factor
+        return maker.lines(torch.zeros(1, 3, 125, 200), size)
 
     (columns,) = plan_columns(Lists([str(model)], ["faithful"]))
     rows, across = lines(64)
@@ -359,6 +361,8 @@ def test_seams_are_looked_for_where_the_tiles_of_a_model_meet(model):
     assert across
     assert all(0 < line < 400 and line % 8 == 0 for line in rows + across)
     assert lines(0) == ([], [])
+    painted = lines(128, size=(500, 800))
+    assert lines(128, least_factor=4.0) == tuple([line // 2 for line in along] for along in painted)
 
 
 def test_columns_that_a_model_samples_alike_are_one(small_model):

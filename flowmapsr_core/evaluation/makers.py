@@ -19,7 +19,7 @@ from ..method.looks import Look, find_look
 from ..model import Model, Precision
 from ..upscaling.community import CommunityUpscaler
 from ..upscaling.host import TorchHost
-from ..upscaling.pipeline import as_trained, upscale
+from ..upscaling.pipeline import as_trained, painted_size, upscale
 from ..upscaling.plan import make_plan
 from .cells import Settings
 
@@ -45,8 +45,8 @@ class Maker(Protocol):
         """Pictures (1, 3, *size), about [0, 1], of an LR image (1, 3, h, w) by methods of these names."""
         ...
 
-    def lines(self, size: tuple[int, int]) -> Lines | None:
-        """Where tiles meet in a picture of a size; None if the maker has none."""
+    def lines(self, lr: Tensor, size: tuple[int, int]) -> Lines | None:
+        """Where tiles meet in such a picture of an LR image; None if the maker has none."""
         ...
 
 
@@ -61,7 +61,7 @@ class Resampling:
         for name in names:
             yield name, resize(lr, size) if name == "bicubic" else _lanczos(lr, size)
 
-    def lines(self, size: tuple[int, int]) -> Lines | None:
+    def lines(self, lr: Tensor, size: tuple[int, int]) -> Lines | None:
         return None
 
 
@@ -79,7 +79,7 @@ class Baseline:
         for name in names:
             yield name, self.upscaler(lr.to(self.device), size).cpu()
 
-    def lines(self, size: tuple[int, int]) -> Lines | None:
+    def lines(self, lr: Tensor, size: tuple[int, int]) -> Lines | None:
         return None
 
 
@@ -154,13 +154,15 @@ class ModelMaker:
             ends = [replace(column.look, realism=end) for end in (0.0, 1.0)] if column.blend else [column.look]
             yield name, torch.stack([picture(as_trained(self.model, look)) for look in ends]).mean(dim=0)
 
-    def lines(self, size: tuple[int, int]) -> Lines | None:
-        plan = make_plan(self.model, size, TorchHost(self.model.device), self.loading.tile)
+    def lines(self, lr: Tensor, size: tuple[int, int]) -> Lines | None:
+        painted = painted_size(self.model, lr, size)
+        plan = make_plan(self.model, painted, TorchHost(self.model.device), self.loading.tile)
         boxes, factor = plan.tiling(self.model).boxes(*plan.cells), self.model.codec.factor
         rows = {edge * factor for top, _, bottom, _ in boxes for edge in (top, bottom)}
         columns = {edge * factor for _, left, _, right in boxes for edge in (left, right)}
         return tuple(  # pyright: ignore[reportReturnType]
-            sorted(line for line in lines if 0 < line < side) for lines, side in zip((rows, columns), size, strict=True)
+            sorted(round(line * shown / side) for line in lines if 0 < line < side)
+            for lines, side, shown in zip((rows, columns), painted, size, strict=True)
         )
 
     def _settings(self, column: Column) -> Settings:

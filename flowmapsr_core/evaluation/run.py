@@ -103,7 +103,7 @@ def _measure(
     if todo:
         pair = case.load()
         place = busiest(pair) if shown else None
-        lines = maker.lines(pair.size)
+        lines = maker.lines(pair.lr, pair.size)
         for name, picture in maker.pictures(todo, pair.lr, pair.size):
             sample = Sample(eight_bit(picture), pair, case.factor, lines, maker.period)
             with torch.no_grad():
