@@ -1,5 +1,6 @@
 """Names that the user chooses from, where the command line's parser finds them without importing torch."""
 
+CODECS = ("h264", "h265", "av1", "prores", "ffv1")
 COLORS = (
     "lr-residual", "wavelet", "adain", "lab", "transport", "transport-smooth", "back-projection", "none",
 )  # fmt: skip

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clips import decoded, panned, write_clip
 from flowmapsr.flowmapsr_core import UserError, save_checkpoint
 from flowmapsr.flowmapsr_core.cli import command as cli
 from flowmapsr.flowmapsr_core.cli.folder import plan_jobs
 from flowmapsr.flowmapsr_core.cli.share import Share
+from flowmapsr.flowmapsr_core.video.parts import FRAMES
 from PIL import Image
 
 pytest.importorskip("accelerate", reason="needs accelerate, which starts the processes")
@@ -87,6 +89,20 @@ def test_two_processes_make_the_files_of_one(pictures, tmp_path, small_model):
         apart = np.abs(np.asarray(one).astype(int) - np.asarray(two).astype(int))
         assert apart.max() <= 1
         assert (apart > 0).mean() < 1e-3
+
+
+def test_two_processes_share_the_parts_of_a_clip(photo, tmp_path, small_model):
+    model = tmp_path / "model.safetensors"
+    save_checkpoint(small_model, model)
+    clip = write_clip(tmp_path / "a.mp4", panned(photo, 2 * FRAMES + 3, (32, 40), step=0))
+    settings = ("--scale", "2", "--model", model, "--dtype", "float32", "--look", "faithful", "--quiet")
+    assert cli.main(["upscale", str(clip), "--output", str(tmp_path / "one.mp4"), *map(str, settings)]) == 0
+    done = launched("upscale", clip, "--output", tmp_path / "two.mp4", *settings, "--verbose")
+    assert done.returncode == 0, done.stderr[-3000:]
+    upscaled = [done.stderr.count(f"[default{rank}]:flowmapsr: latent of") for rank in (0, 1)]
+    assert upscaled == [FRAMES + 3, FRAMES], done.stderr[-3000:]
+    assert decoded(tmp_path / "two.mp4").shape == decoded(tmp_path / "one.mp4").shape
+    assert (decoded(tmp_path / "two.mp4") - decoded(tmp_path / "one.mp4")).abs().mean() < 1e-3
 
 
 def test_what_is_done_is_not_done_again(pictures, tmp_path, small_model, capsys):

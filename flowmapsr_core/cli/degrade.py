@@ -21,6 +21,7 @@ def run(options: Namespace) -> int:
     """Shrink and spoil files and folders; whatever is wrong with the options is said before the first image."""
     share = Share()
     jobs = plan_jobs(options.input, options.output)
+    options.overwrite |= len(jobs) == 1
     if not 1 <= options.scale <= 64:
         raise UserError(f"the scale is {options.scale:g}; use a factor from 1 to 64")
     check_seed(options.seed)

@@ -13,8 +13,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..atomic import remove_partials
 from ..errors import UserError
-from ..images.picture_files import READABLE, WRITABLE, check_writable
+from ..images.picture_files import READABLE, WRITABLE, check_place, check_writable
 from ..upscaling.memory import is_out_of_memory
+from ..video.clip import READABLE as CLIPS
+from ..video.encodings import WRITABLE as WRITABLE_CLIPS
 from .share import Share
 
 log = logging.getLogger("flowmapsr")
@@ -35,22 +37,29 @@ class Job:
         """All files that are made."""
         return (self.target, *self.maps)
 
+    @property
+    def is_clip(self) -> bool:
+        """Whether it is no image but a clip."""
+        return self.source.suffix.lower() in CLIPS
 
-def plan_jobs(inputs: list[Path], output: Path, maps: Path | None = None) -> list[Job]:
-    """Pair every input image with its output file.
 
-    One input file and an output with an image extension: that file. Anything else: ``output`` is a folder, files
-    keep their names (a folder's files also their place in it), and formats that cannot be written become PNG. What lies
-    in ``output`` is no input, where ``output`` lies in a folder of inputs: an earlier run has made it.
-    All of this goes for ``maps`` too, but there files of a folder are PNG.
+def plan_jobs(inputs: list[Path], output: Path, maps: Path | None = None, clips: bool = False) -> list[Job]:
+    """Pair every input image, and clip if ``clips`` are taken, with its output file.
+
+    One input file and an output with an extension: that file. Anything else: ``output`` is a folder, files
+    keep their names (a folder's files also their place in it), and formats that cannot be written become PNG, or
+    Matroska. What lies in ``output`` is no input, where ``output`` lies in a folder of inputs: an earlier run has made
+    it. All of this goes for ``maps`` too, but there files of a folder are PNG.
 
     Raises :class:`UserError` if nothing is to be done, two results would get the same name, or one an input's.
     """
     folders = [output] if maps is None else [output, maps]
+    readable = READABLE | CLIPS if clips else READABLE
     if len(inputs) == 1 and not inputs[0].is_dir() and output.suffix and not output.is_dir():
-        for file in folders:
-            check_writable(file)
         jobs = [Job(inputs[0], output, () if maps is None else _with_heat(maps))]
+        _check_output(output, clips and jobs[0].is_clip)
+        if maps is not None:
+            check_writable(maps)
     else:
         for folder in folders:
             if folder.suffix.lower() in WRITABLE and not folder.is_dir():
@@ -58,12 +67,15 @@ def plan_jobs(inputs: list[Path], output: Path, maps: Path | None = None) -> lis
         jobs, made = [], [folder.resolve() for folder in folders]
         for source in inputs:
             root = source if source.is_dir() else source.parent
-            for file in _images_in(source, made) if source.is_dir() else [source]:
+            for file in _files_in(source, made, readable) if source.is_dir() else [source]:
                 place = file.relative_to(root)
                 beside = () if maps is None else _with_heat(maps / _named(place, {".png"}))
                 jobs.append(Job(file, output / _named(place), beside))
         for folder in folders:
             check_writable(folder / "image.png")
+    clip = next((job.source for job in jobs if clips and job.is_clip), None)
+    if clip and maps is not None:
+        raise UserError(f"{clip} is a clip, which gets no map; leave out --invention-map")
     if not jobs:
         places = " or ".join(str(folder) for folder in folders)
         raise UserError(f"all images lie in the output {places} itself; choose another output")
@@ -71,13 +83,23 @@ def plan_jobs(inputs: list[Path], output: Path, maps: Path | None = None) -> lis
     return jobs
 
 
-def _images_in(folder: Path, made: list[Path]) -> list[Path]:
-    """The images of a folder tree but for what lies in folders inside it that are to be filled."""
-    images = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in READABLE)
-    if not images:
-        raise UserError(f"{folder} holds no images ({', '.join(sorted(READABLE))})")
+def _check_output(file: Path, is_clip: bool) -> None:
+    """:class:`UserError` if a file cannot be written, as an image or as a clip."""
+    if not is_clip:
+        check_writable(file)
+    elif file.suffix.lower() in WRITABLE_CLIPS:
+        check_place(file)
+    else:
+        raise UserError(f"{file}: cannot write '{file.suffix}'; end the name in {', '.join(WRITABLE_CLIPS)}")
+
+
+def _files_in(folder: Path, made: list[Path], readable: set[str]) -> list[Path]:
+    """What can be read of a folder tree, but for what lies in folders inside it that are to be filled."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in readable)
+    if not files:
+        raise UserError(f"{folder} holds no images ({', '.join(sorted(readable))})")
     inside = [path for path in made if path.is_relative_to(folder.resolve())]
-    return [image for image in images if not any(image.resolve().is_relative_to(path) for path in inside)]
+    return [file for file in files if not any(file.resolve().is_relative_to(path) for path in inside)]
 
 
 def _check_apart(jobs: list[Job]) -> None:
@@ -118,7 +140,7 @@ class Task:
 def run_jobs(jobs: list[Job], options: Namespace, share: Share, task: Task) -> int:
     """Do this process's share of the jobs; what goes wrong with single images is a line each, and the others are made.
 
-    Of several, those whose output is there are skipped: outputs are renamed into place, so one that is there is whole.
+    Those whose output is there are skipped: outputs are renamed into place, so one that is there is whole.
 
     Args:
         jobs: from :func:`plan_jobs`, the same in all processes.
@@ -135,8 +157,7 @@ def run_jobs(jobs: list[Job], options: Namespace, share: Share, task: Task) -> i
     mine = share.of(jobs)  # first, as all must see the same list
     for folder in {file.parent for job in mine for file in job.made}:
         remove_partials(folder, ABANDONED)
-    again = len(jobs) == 1 or options.overwrite
-    todo = [job for job in mine if again or not all(file.exists() for file in job.made)]
+    todo = [job for job in mine if options.overwrite or not all(file.exists() for file in job.made)]
     failures = share.gather(_run(todo, options, share, task) if todo else [])
     skipped = sum(share.gather([len(mine) - len(todo)]))
     if not share.is_main:
@@ -188,8 +209,10 @@ def in_one_line(error: Exception, source: Path, less: str) -> str:
     return f"{source} is too odd ({what}); --verbose says where. Save it anew with another program"
 
 
-def _named(path: Path, formats: Collection[str] = WRITABLE) -> Path:
-    return path if path.suffix.lower() in formats else path.with_name(path.name + ".png")
+def _named(path: Path, formats: Collection[str] = (*WRITABLE, *WRITABLE_CLIPS)) -> Path:
+    """The name itself where it is that of a format that is written, else with another behind it."""
+    otherwise = ".mkv" if path.suffix.lower() in CLIPS else ".png"
+    return path if path.suffix.lower() in formats else path.with_name(path.name + otherwise)
 
 
 def _with_heat(path: Path) -> tuple[Path, Path]:

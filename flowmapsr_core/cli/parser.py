@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ..files.sources import BUILT_IN, SHIPPED
 from ..method.looks import LOOKS
-from ..names import COLORS, DEGRADATIONS, DTYPES, METRICS
+from ..names import CODECS, COLORS, DEGRADATIONS, DTYPES, METRICS
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="flowmapsr", description="Upscale photographs 2x to 8x with flow maps.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, add_arguments, summary, description in (
-        ("upscale", _add_upscale, "upscale images", "Upscale images."),
+        ("upscale", _add_upscale, "upscale images and clips", "Upscale images and clips."),
         ("degrade", _add_degrade, "make low-resolution images", "Shrink images and spoil them as photographs are."),
         (
             "evaluate",
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_upscale(parser: argparse.ArgumentParser) -> None:
-    _add_files(parser)
+    _add_files(parser, clips=True)
     add = parser.add_argument
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--scale", type=float, default=4.0, metavar="F", help="factor, 1 to 8 (%(default)g)")
@@ -68,6 +68,12 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--color-strength", type=float, default=1.0, metavar="F", help="0 (off) to 1 (%(default)g)")
     add("--invention-map", type=Path, metavar="FILE",
         help="where to map what the input does not support, and NAME-heat beside it; a folder for several")  # fmt: skip
+    add("--codec", choices=CODECS, help="of clips (h264; of more than 8 bits h265, of .webm av1)")
+    add("--quality", type=int, metavar="N",
+        help="of clips, the codec's own: CRF of h264 (17), h265 (20), av1 (25), profile of prores (3)")  # fmt: skip
+    add("--start", type=float, default=0.0, metavar="S", help="of clips: from so many seconds on (%(default)g)")
+    add("--end", type=float, metavar="S", help="of clips: until before so many seconds (the end)")
+    add("--every", type=int, default=1, metavar="N", help="of clips: every N-th frame (%(default)s)")
     add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")
@@ -142,11 +148,12 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_files(parser: argparse.ArgumentParser) -> None:
+def _add_files(parser: argparse.ArgumentParser, clips: bool = False) -> None:
     add = parser.add_argument
-    add("input", type=Path, nargs="+", metavar="INPUT", help="image files, or folders of them")
+    also, formats = (", clips", ", .mp4, .mov, .mkv, .webm") if clips else ("", "")
+    add("input", type=Path, nargs="+", metavar="INPUT", help=f"image files{also}, or folders of them")
     add("--output", type=Path, required=True, metavar="PATH",
-        help="image file (.png, .jpg, .webp, .tif), or a folder for several")  # fmt: skip
+        help=f"file (.png, .jpg, .webp, .tif{formats}), or a folder for several")  # fmt: skip
 
 
 def _add_conduct(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,11 @@
-"""``flowmapsr upscale``: photographs enlarged, one or many."""
+"""``flowmapsr upscale``: photographs and clips enlarged, one or many."""
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ from ..upscaling.pipeline import (
     warn_of_unlearned,
 )
 from ..upscaling.realism_mask import read_mask
+from .clips import Enlarge, run_clips
 from .folder import Job, Make, Task, plan_jobs, run_jobs
 from .share import Share
 
@@ -43,7 +45,9 @@ MODEL_KEYS = {"model": "title", "hash": "hash_sha256"}  # what a record calls th
 def run(options: Namespace) -> int:
     """Upscale files and folders; whatever is wrong with the options is said before the first image."""
     share = Share()
-    jobs = plan_jobs(options.input, options.output, options.invention_map)
+    jobs = plan_jobs(options.input, options.output, options.invention_map, clips=True)
+    pictures, clips = ([job for job in jobs if job.is_clip is kind] for kind in (False, True))
+    options.overwrite |= len(jobs) == 1
     # before the model is loaded
     override(find_look(options.look), options.steps, options.guidance, options.realism)
     loras = pair_scales(options.lora, options.lora_scale, DEFAULT_LORA_SCALE)
@@ -53,11 +57,25 @@ def run(options: Namespace) -> int:
         check_scale(options.scale)
     mask = None if options.realism_mask is None else read_mask(options.realism_mask)
 
-    def prepare() -> Make:
+    @cache
+    def load() -> tuple[Model, Record]:
         model = _load(options, loras, share.device(options.device))
-        return partial(_upscale, model, options, mask, _record(model, options, loras))
+        return model, _record(model, options, loras)
 
-    return run_jobs(jobs, options, share, Task(prepare, "upscaled", "tile", "a smaller --scale or --tile"))
+    def for_pictures() -> Make:
+        model, record = load()
+        return partial(_upscale, model, options, mask, record)
+
+    def for_clips() -> tuple[Enlarge, Record]:
+        model, record = load()
+        return lambda frame, size: _paint(model, options, mask, frame, size), record
+
+    def size_of(frame: tuple[int, int]) -> tuple[int, int]:
+        return _output_size(options, torch.empty(1, 3, *frame, device="meta"))
+
+    task = Task(for_pictures, "upscaled", "tile", "a smaller --scale or --tile")
+    status = run_jobs(pictures, options, share, task) if pictures else 0
+    return max(status, run_clips(clips, options, share, size_of, for_clips)) if clips else status
 
 
 def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
@@ -99,23 +117,15 @@ def _upscale(
     progress: Callable[[int, int], None],
 ) -> None:
     picture = read_picture(job.source)
-    size = options.size
-    if options.long_edge is not None:
-        height, width = picture.color.shape[-2:]
-        size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
-    size = output_size(picture.color, options.scale, size)
+    size = _output_size(options, picture.color)
     for file in job.made:
         check_fits(picture, size, file)
     source = fill_transparent(picture.color, picture.alpha)
     runs = 1 + (runs_of_map(model.method) if job.maps else 0)
     turns = in_turn(lambda done, total, preview: progress(done, total), runs)
 
-    def make(realism: float | None = options.realism, seed: int = options.seed) -> Tensor:
-        return upscale(
-            model, source, options.scale, options.steps, options.guidance, look=options.look, realism=realism,
-            realism_mask=mask, seed=seed, size=size, color=options.color, color_strength=options.color_strength,
-            tile=options.tile, progress=next(turns),
-        )  # fmt: skip
+    def make(**changes: Any) -> Tensor:
+        return _paint(model, options, mask, source, size, progress=next(turns), **changes)
 
     color = make()
     record = record | {"from": _in_pixels(source.shape), "to": _in_pixels(color.shape)}
@@ -131,6 +141,26 @@ def _upscale(
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color)
     metadata = with_record(picture.metadata, record)
     write_picture(replace(picture, color=color, alpha=alpha, metadata=metadata), job.target)
+
+
+def _output_size(options: Namespace, image: Tensor) -> tuple[int, int]:
+    """Size (height, width) that an image (1, 3, H, W) is to have."""
+    size = options.size
+    if options.long_edge is not None:
+        height, width = image.shape[-2:]
+        size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
+    return output_size(image, options.scale, size)
+
+
+def _paint(
+    model: Model, options: Namespace, mask: Tensor | None, image: Tensor, size: tuple[int, int], **changes: Any
+) -> Tensor:
+    """An image enlarged by the options, or by others where there are ``changes``."""
+    settings = {"look": options.look, "realism": options.realism, "seed": options.seed, "tile": options.tile}
+    return upscale(
+        model, image, options.scale, options.steps, options.guidance, realism_mask=mask, size=size,
+        color=options.color, color_strength=options.color_strength, **{**settings, **changes},
+    )  # fmt: skip
 
 
 def _in_pixels(shape: Sequence[int]) -> str:

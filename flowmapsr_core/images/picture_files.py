@@ -186,6 +186,12 @@ def check_writable(path: Path) -> str:
     """Pillow's name of the format that ``path`` asks for; :class:`UserError` if it cannot be written there."""
     if path.suffix.lower() not in WRITABLE:
         raise UserError(f"{path}: cannot write '{path.suffix}'; end the name in {', '.join(WRITABLE)}")
+    check_place(path)
+    return WRITABLE[path.suffix.lower()]
+
+
+def check_place(path: Path) -> None:
+    """:class:`UserError` if no file can be written at ``path``, whatever its format."""
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
@@ -195,7 +201,6 @@ def check_writable(path: Path) -> str:
         raise UserError(f"{path}: no permission to write in {folder}; choose another output")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file")
-    return WRITABLE[path.suffix.lower()]
 
 
 def check_fits(picture: Picture, size: tuple[int, int], path: Path) -> None:
