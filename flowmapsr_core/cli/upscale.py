@@ -35,7 +35,8 @@ from ..upscaling.pipeline import (
     warn_of_unlearned,
 )
 from ..upscaling.realism_mask import read_mask
-from .clips import Enlarge, run_clips
+from ..video.making import Enlarge
+from .clips import run_clips
 from .folder import Job, Make, Task, plan_jobs, run_jobs
 from .share import Share
 

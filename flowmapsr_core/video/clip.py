@@ -64,7 +64,7 @@ class Clip:
                 if frame.pts in wanted:
                     found += 1
                     yield frame.pts, to_picture(frame, self.colors, self.turns)
-                if frame.pts >= stamps[-1]:
+                if frame.pts is not None and frame.pts >= stamps[-1]:
                     break
         if not found:
             at = float(stamps[0] * self.tick)
@@ -89,7 +89,8 @@ def read_clip(path: Path, start: float = 0.0, end: float | None = None, every: i
         packets = container.demux(stream)
         stamps = sorted({p.pts for p in packets if p.pts is not None and p.size and not p.is_discard})
         begins = stamps[0] if stamps else first.pts
-        low, high = (None if t is None else begins + round(t / stream.time_base) for t in (start, end))
+        low = begins + round(start / stream.time_base)
+        high = None if end is None else begins + round(end / stream.time_base)
         asked = [stamp for stamp in stamps if low <= stamp and (high is None or stamp < high)]
         if not asked:
             until = "" if end is None else f" until {end:g} s"
@@ -138,7 +139,7 @@ def _decoded(container: "InputContainer", stream: "VideoStream", stamp: int) -> 
         frame = next(frames, None)
     if frame is not None:
         yield frame
-        yield from (frame for frame in frames if frame.pts is not None)
+        yield from frames
 
 
 def _chroma(frame: "VideoFrame") -> str:

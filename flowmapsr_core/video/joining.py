@@ -90,7 +90,12 @@ def _added(made: Any, stream: "Stream") -> "Stream":
     return new
 
 
-def _time(packet: "Packet") -> Fraction:
+def _is_whole(packet: Any) -> bool:
+    """Whether it is one that can be written; the last of a file has no content."""
+    return bool(packet.size) and packet.dts is not None and packet.pts is not None
+
+
+def _time(packet: Any) -> Fraction:
     return packet.dts * packet.time_base
 
 
@@ -99,7 +104,7 @@ def _of_parts(files: dict[Path, Fraction], picture: "Stream") -> Iterator["Packe
     for file, begin in files.items():
         with opened(file) as part:
             for packet in part.demux(part.streams.video[0]):
-                if packet.dts is not None and packet.size:
+                if _is_whole(packet):
                     yield _moved(packet, begin, picture)
 
 
@@ -109,13 +114,13 @@ def _of_source(source: Any, kept: dict["Stream", "Stream"], clip: Clip, begin: F
         return
     end = None if clip.span[1] is None else clip.span[1] * clip.tick
     for packet in source.demux(*kept):
-        if packet.dts is not None and packet.size:
+        if _is_whole(packet):
             time = packet.pts * packet.time_base
             if (not begin or time >= begin) and (end is None or time < end):
                 yield _moved(packet, -begin, kept[packet.stream])
 
 
-def _moved(packet: "Packet", seconds: Fraction, stream: "Stream") -> "Packet":
+def _moved(packet: Any, seconds: Fraction, stream: "Stream") -> "Packet":
     ticks = round(seconds / packet.time_base)
     packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
     packet.stream = stream

@@ -1,0 +1,84 @@
+"""A clip enlarged, from its source's frames to a whole file."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..images.record import PROGRAM, Record
+from .clip import Clip
+from .encodings import Encoding
+from .joining import check_holds, join
+from .parts import Parts, write_part
+
+log = logging.getLogger("flowmapsr")
+
+Size = tuple[int, int]
+Enlarge = Callable[[Tensor, Size], Tensor]  # a frame (1, 3, h, w) in [0, 1] as (1, 3, *size)
+
+
+class Making:
+    """What becomes of a clip: its parts first, which outlast whatever stops a run, then the file.
+
+    Attributes:
+        size: (height, width) of its frames, in pixels.
+        parts: those that are there, and those to be made.
+    """
+
+    def __init__(self, clip: Clip, encoding: Encoding, target: Path, size: Size, record: Record) -> None:
+        """``size`` gets even, if need be; ``record`` is what else the frames follow from, and goes into the file."""
+        self.clip, self.encoding, self.target, self.size = clip, encoding, target, _even(size)
+        self.record: Record = {**record, "from": _in_pixels(clip.size), "to": _in_pixels(self.size)}
+        self.parts = Parts(clip, target)
+
+    def begin(self) -> None:
+        """Take possession of the parts; :class:`UserError` if the file cannot hold the clip's sound."""
+        check_holds(self.clip, self.encoding, self.target)
+        if self.parts.claim(self._made_of()):
+            log.warning("%s: what an earlier run has made was for other settings, and is made anew", self.target)
+
+    def run(self, parts: Iterable[int], enlarge: Enlarge, advance: Callable[[Tensor], object]) -> None:
+        """Make those of some parts that are not there; ``advance`` is called with each frame that is done."""
+        missing = set(self.parts.missing)
+        for index in parts:
+            if index in missing:
+                frames = self._frames(self.parts.stamps[index], enlarge, advance)
+                write_part(self.parts.file(index), frames, self.clip, self.encoding)
+
+    def finish(self) -> None:
+        """Join the parts, which are not needed any more then."""
+        files = {self.parts.file(index): stamps[0] for index, stamps in enumerate(self.parts.stamps)}
+        join(files, self.clip, self.encoding, self.target, PROGRAM + json.dumps(self.record))
+        self.parts.remove()
+
+    def _frames(
+        self, stamps: tuple[int, ...], enlarge: Enlarge, advance: Callable[[Tensor], object]
+    ) -> Iterator[tuple[int, Tensor]]:
+        for stamp, picture in self.clip.frames(stamps):
+            frame = enlarge(picture, self.size)
+            yield stamp, frame
+            advance(frame)
+
+    def _made_of(self) -> dict[str, Any]:
+        """All that the parts follow from, as JSON data."""
+        file, stamps = self.clip.path.stat(), self.clip.stamps
+        return {
+            "source": [self.clip.path.name, file.st_size, file.st_mtime_ns],
+            "frames": [len(stamps), stamps[0], stamps[-1]],
+            "encoding": asdict(self.encoding),
+            "record": self.record,
+        }
+
+
+def _even(size: Size) -> Size:
+    """A size of whole squares of 2 x 2 pixels, each of which has one colour in most clips: a pixel more, if need be."""
+    height, width = (side + side % 2 for side in size)
+    return height, width
+
+
+def _in_pixels(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"
