@@ -13,10 +13,11 @@ from .load_model import LoadModel
 from .match_color import MatchColor
 from .sampler import Sampler
 from .upscale import Upscale
+from .upscale_video import UpscaleVideo
 
 
 class FlowMapSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         check_versions()
         nodes = [LoadModel, LoadLoRA, LoadLowRes, Sampler, DecodeTiled, Upscale, MatchColor, Degrade, Compare]
-        return [*nodes, InventionMap]
+        return [*nodes, InventionMap, UpscaleVideo]

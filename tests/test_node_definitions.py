@@ -23,6 +23,7 @@ FROZEN = {
     "FlowMapSR_Compare": "image IMAGE, reference IMAGE -> text STRING, side_by_side IMAGE",
     "FlowMapSR_InventionMap": "image IMAGE, source IMAGE, look COMBO, model? FLOWMAPSR_MODEL "
     "-> map MASK, heat IMAGE, score FLOAT",
+    "FlowMapSR_UpscaleVideo": "video VIDEO, factor FLOAT, look COMBO, model? FLOWMAPSR_MODEL, seed? INT -> video VIDEO",
 }
 DEFINITIONS = {name: node for name, node in json.loads(OBJECT_INFO.read_text()).items() if is_ours(name)}
 SOURCES = [ast.parse(path.read_text()) for path in sorted((ROOT / "nodes").rglob("*.py"))]

@@ -32,13 +32,19 @@ def check_holds(clip: Clip, encoding: Encoding, target: Path) -> None:
         shape = f"{clip.aspect.numerator}:{clip.aspect.denominator}"
         keep = " and ".join(name for name, codec in KNOWN.items() if codec.aspect)
         log.warning("%s has pixels of %s, which %s does not say; %s do", clip.path, shape, encoding.name, keep)
-    with opened(clip.path) as source, pyav().open(io.BytesIO(), "w", format=FORMATS[target.suffix.lower()]) as made:
-        for stream in source.streams:
-            if stream.type in KEPT and not _holds(made, stream):
-                what = f"{target}: {target.suffix} does not hold {stream.codec_context.name}"
-                if stream.type == "audio":
-                    raise UserError(f"{what}, which the sound of {clip.path} is in; end the name in .mkv")
-                log.warning("%s: subtitles are left out; end the name in .mkv to keep them", what)
+    for kind, codec in not_held(clip, target.suffix):
+        what = f"{target}: {target.suffix} does not hold {codec}"
+        if kind == "audio":
+            raise UserError(f"{what}, which the sound of {clip.path} is in; end the name in .mkv")
+        log.warning("%s: subtitles are left out; end the name in .mkv to keep them", what)
+
+
+def not_held(clip: Clip, suffix: str) -> list[tuple[str, str]]:
+    """Sound and subtitles, "audio" or "subtitle" and the codec, that a file with this extension cannot hold."""
+    format_ = FORMATS[suffix.lower()]
+    with opened(clip.path) as source, pyav().open(io.BytesIO(), "w", format=format_) as made:
+        streams = [stream for stream in source.streams if stream.type in KEPT and not _holds(made, stream)]
+        return [(stream.type, stream.codec_context.name) for stream in streams]
 
 
 def join(files: dict[Path, int], clip: Clip, encoding: Encoding, target: Path, comment: str) -> None:

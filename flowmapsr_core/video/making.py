@@ -35,10 +35,21 @@ class Making:
         self.record: Record = {**record, "from": _in_pixels(clip.size), "to": _in_pixels(self.size)}
         self.parts = Parts(clip, target)
 
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """All that the parts follow from, as JSON data."""
+        file, stamps = self.clip.path.stat(), self.clip.stamps
+        return {
+            "source": [self.clip.path.name, file.st_size, file.st_mtime_ns],
+            "frames": [len(stamps), stamps[0], stamps[-1]],
+            "encoding": asdict(self.encoding),
+            "record": self.record,
+        }
+
     def begin(self) -> None:
         """Take possession of the parts; :class:`UserError` if the file cannot hold the clip's sound."""
         check_holds(self.clip, self.encoding, self.target)
-        if self.parts.claim(self._made_of()):
+        if self.parts.claim(self.made_of):
             log.warning("%s: what an earlier run has made was for other settings, and is made anew", self.target)
 
     def run(self, parts: Iterable[int], enlarge: Enlarge, advance: Callable[[Tensor], object]) -> None:
@@ -62,16 +73,6 @@ class Making:
             frame = enlarge(picture, self.size)
             yield stamp, frame
             advance(frame)
-
-    def _made_of(self) -> dict[str, Any]:
-        """All that the parts follow from, as JSON data."""
-        file, stamps = self.clip.path.stat(), self.clip.stamps
-        return {
-            "source": [self.clip.path.name, file.st_size, file.st_mtime_ns],
-            "frames": [len(stamps), stamps[0], stamps[-1]],
-            "encoding": asdict(self.encoding),
-            "record": self.record,
-        }
 
 
 def _even(size: Size) -> Size:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...flowmapsr_core.images.eight_bit import to_pillow
 from ...flowmapsr_core.upscaling.meter import Progress
+from ...flowmapsr_core.upscaling.preview import LONGEST_SIDE
 
 
 def progress() -> Progress:
@@ -20,6 +21,19 @@ def progress() -> Progress:
         bar.update_absolute(done, total, ("JPEG", to_pillow(preview()[0]), args.preview_size) if wanted else None)
 
     return update
+
+
+def frames(total: int) -> Callable[[Tensor], None]:
+    """Progress bar in frames of a clip, with a preview if the user wants any; it is called with each that is done."""
+    update, done = progress(), 0
+
+    def advance(frame: Tensor) -> None:
+        nonlocal done
+        done += 1
+        every = -(-max(frame.shape[-2:]) // LONGEST_SIDE)
+        update(done, total, lambda: frame[..., ::every, ::every])
+
+    return advance
 
 
 def percent() -> Callable[[int, int], None]:
