@@ -49,9 +49,14 @@ def test_a_video_of_frames_is_upscaled_too(server, photo):
     write_clip(server.base / "input" / "b.mp4", panned(photo, 4, (32, 40)))
     graph = prompt("b.mp4")
     graph["4"] = {"class_type": "GetVideoComponents", "inputs": {"video": ["1", 0]}}
-    graph["5"] = {"class_type": "CreateVideo", "inputs": {"images": ["4", 0], "fps": 25.0}}
+    graph["5"] = {"class_type": "CreateVideo", "inputs": {"images": ["4", 0], "audio": ["4", 1], "fps": 30.0}}
     graph["2"]["inputs"]["video"] = ["5", 0]
-    assert decoded(saved(server, server.succeed(graph))).shape == (4, 3, 64, 80)
+    made = saved(server, server.succeed(graph))
+    straight = saved(server, server.succeed(prompt("b.mp4")))
+    assert decoded(made).shape == (4, 3, 64, 80)
+    assert (decoded(made) - decoded(straight)).abs().mean() < 0.02
+    assert [float(time) for time in read_frames(made)[0]] == pytest.approx([index / 30 for index in range(4)], abs=1e-4)
+    assert read_packets(made, "audio")
 
 
 def test_what_is_wrong_is_said_at_the_node(server, photo):

@@ -128,7 +128,7 @@ PACKAGES = {"PIL": "pillow", "ot": "POT"}
 OPTIONAL = {
     "flowmapsr_core": {"accelerate", "av", "matplotlib", "POT", "pyiqa", "spandrel", "torchmetrics", "transformers"},
     "trainer": set(),
-    "nodes": set(),
+    "nodes": {"av"},  # which ComfyUI brings
 }
 COMFYUI = {"comfy", "comfy_api", "folder_paths"}
 

@@ -3,21 +3,28 @@
 import hashlib
 import io
 import json
+import uuid
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import folder_paths
+from comfy_api.latest import InputImpl
 
 from ...flowmapsr_core.atomic import replacing
 from ...flowmapsr_core.images.record import Record
 from ...flowmapsr_core.video.clip import Clip, read_clip
+from ...flowmapsr_core.video.colors import Colors, to_frame
 from ...flowmapsr_core.video.encodings import choose_encoding
 from ...flowmapsr_core.video.joining import not_held
 from ...flowmapsr_core.video.making import Making
 
 
 def clip_of(video: Any) -> Clip:
-    """The frames of a VIDEO that its trimming leaves. One that is no file yet becomes a temporary one."""
+    """The frames of a VIDEO that its trimming leaves. One of frames in memory becomes a temporary file."""
+    if isinstance(video, InputImpl.VideoFromComponents):
+        return read_clip(_stored(video.get_components()))
     source = video.get_stream_source()
     if isinstance(source, io.BytesIO):
         content = source.getvalue()
@@ -28,6 +35,31 @@ def clip_of(video: Any) -> Clip:
     trimmed = getattr(video, "get_active_trim_window", None)  # newer versions
     begin, duration = trimmed() if trimmed else (0.0, 0.0)
     return read_clip(Path(source), begin, begin + duration if duration else None)
+
+
+def _stored(components: Any) -> Path:
+    """Frames in 8 bits, without loss, and their sound in AAC, as ComfyUI itself stores it."""
+    path = _temporary(uuid.uuid4().bytes, ".source")
+    with replacing(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        rate, sound = Fraction(components.frame_rate), components.audio
+        picture = container.add_stream("ffv1", rate=rate)
+        picture.height, picture.width = components.images.shape[1:3]
+        picture.pix_fmt = "bgr0"
+        voice = container.add_stream("aac", rate=int(sound["sample_rate"])) if sound else None
+        for index, image in enumerate(components.images):
+            frame = to_frame(image.movedim(-1, 0)[None, :3].float(), Colors(), "bgr0")
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode(None))
+        if voice:
+            wave = sound["waveform"][0].float().cpu().numpy()
+            frame = av.AudioFrame.from_ndarray(
+                wave.copy(order="C"), format="fltp", layout="mono" if len(wave) == 1 else "stereo"
+            )
+            frame.sample_rate, frame.pts = int(sound["sample_rate"]), 0
+            container.mux(voice.encode(frame))
+            container.mux(voice.encode(None))
+    return path
 
 
 def making_of(clip: Clip, size: tuple[int, int], record: Record) -> Making:
