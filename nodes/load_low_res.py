@@ -16,8 +16,9 @@ from ..flowmapsr_core.images.batch import batch_of
 from ..flowmapsr_core.images.picture_files import read_frames
 from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
+from ..flowmapsr_core.upscaling.soft import describe, detail_size, shrunk_size
 from .comfyui.images import join_alpha, singles, split_alpha
-from .comfyui.schema import make_schema
+from .comfyui.schema import NO_WRAP, make_schema, wrap_input, wrap_of
 
 log = logging.getLogger("flowmapsr")
 
@@ -74,6 +75,13 @@ class LoadLowRes(io.ComfyNode):
                 io.Image.Input(
                     "pixels", optional=True, tooltip="Images of another node. If connected, the file is not read."
                 ),
+                io.Boolean.Input(
+                    "auto",
+                    default=False,
+                    optional=True,
+                    tooltip="Shrinks what is blurred or was enlarged to the size of its detail first; size_by still counts.",
+                ),
+                wrap_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="lr", tooltip="The images as loaded, without alpha."),
@@ -107,12 +115,15 @@ class LoadLowRes(io.ComfyNode):
         longest_edge: int,
         megapixels: float,
         pixels: Tensor | None = None,
+        auto: bool = False,
+        wrap: str = NO_WRAP,
     ) -> io.NodeOutput:
+        wrap = wrap_of(wrap)
         if pixels is None:
             lr, alpha = load_images(Path(folder_paths.get_annotated_filepath(image)))
         else:
             lr, alpha = split_alpha(pixels)
-        lr = fill_transparent(lr, alpha)
+        lr = fill_transparent(lr, alpha, wrap)
         height, width = lr.shape[-2:]
         scales = {
             "factor": factor,
@@ -120,8 +131,11 @@ class LoadLowRes(io.ComfyNode):
             "megapixels": (megapixels * MEGAPIXEL / (height * width)) ** 0.5,
         }
         size = target_size(lr, size_by, scales[size_by])
-        upscaled = batch_of(len(lr), (resize(single, size).clamp(0, 1) for single in singles(lr)))
-        opaque = torch.ones(len(lr), 1, *size, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled)
+        if auto:
+            lr = shrink_soft(lr, size, image if pixels is None else "the images", wrap)
+        upscaled = resized(lr, size, wrap)
+        shape = (len(lr), 1, *size)
+        opaque = torch.ones(shape, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled, wrap)
         return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), 1 - opaque[:, 0], size[1], size[0])
 
 
@@ -143,6 +157,20 @@ def load_images(path: Path) -> tuple[Tensor, Tensor | None]:
         return color, None
     opaque = torch.ones_like(batch[0].color[:, :1])
     return color, torch.cat([opaque if frame.alpha is None else frame.alpha for frame in batch])
+
+
+def resized(images: Tensor, size: tuple[int, int], wrap: str) -> Tensor:
+    """Images (B, 3, H, W) at another size, in [0, 1]."""
+    return batch_of(len(images), (resize(single, size, wrap=wrap).clamp(0, 1) for single in singles(images)))
+
+
+def shrink_soft(images: Tensor, size: tuple[int, int], name: str, wrap: str) -> Tensor:
+    """Images (B, 3, H, W) as small as the detail of the sharpest one is, where they are to be of ``size`` then."""
+    before = (images.shape[-2], images.shape[-1])
+    detail = detail_size(images)
+    shrunk = shrunk_size(before, detail, size)
+    log.info("%s: %s", name, describe(before, detail, shrunk, size))
+    return images if shrunk == before else resized(images, shrunk, wrap)
 
 
 def target_size(image: Tensor, size_by: str, scale: float) -> tuple[int, int]:

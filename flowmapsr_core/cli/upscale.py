@@ -1,5 +1,6 @@
 """``flowmapsr upscale``: photographs enlarged, one or many."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..files.checkpoint import load_model
 from ..files.lora import merge_loras, pair_scales
@@ -17,7 +19,7 @@ from ..images.color import check_color
 from ..images.heat import heat_picture
 from ..images.picture_files import Picture, check_fits, read_picture, write_picture
 from ..images.record import Record, with_record
-from ..images.resize import resize_alpha
+from ..images.resize import resize, resize_alpha
 from ..method.looks import DEFAULT_LORA_SCALE, find_look
 from ..model import Model
 from ..upscaling.host import TorchHost, find_dtype
@@ -34,6 +36,7 @@ from ..upscaling.pipeline import (
     warn_of_unlearned,
 )
 from ..upscaling.realism_mask import read_mask
+from ..upscaling.soft import DEFAULT_SCALE, describe, detail_size, in_pixels, shrunk_size
 from .folder import Job, Make, Task, plan_jobs, run_jobs
 from .share import Share
 
@@ -49,7 +52,7 @@ def run(options: Namespace) -> int:
     loras = pair_scales(options.lora, options.lora_scale, DEFAULT_LORA_SCALE)
     check_seed(options.seed)
     check_color(options.color, options.color_strength)
-    if options.long_edge is None and options.size is None:
+    if options.scale is not None:
         check_scale(options.scale)
     mask = None if options.realism_mask is None else read_mask(options.realism_mask)
 
@@ -83,6 +86,8 @@ def _record(model: Model, options: Namespace, loras: Sequence[tuple[Path, float]
     record |= {"seed": options.seed, "color": options.color, "color_strength": options.color_strength}
     if options.realism_mask is not None:
         record["realism_mask"] = options.realism_mask.name
+    if options.wrap:
+        record["wrap"] = options.wrap
     if options.prompt is not None:
         record["prompt"] = options.prompt
     if look.lora_scale and loras:
@@ -99,28 +104,35 @@ def _upscale(
     progress: Callable[[int, int], None],
 ) -> None:
     picture = read_picture(job.source)
-    size = options.size
-    if options.long_edge is not None:
-        height, width = picture.color.shape[-2:]
-        size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
-    size = output_size(picture.color, options.scale, size)
+    source = fill_transparent(picture.color, picture.alpha, options.wrap)
+    before, detail = _size(source), detail_size(source) if options.auto else _size(source)
+    size = _wanted(options, source, detail)
     for file in job.made:
         check_fits(picture, size, file)
-    source = fill_transparent(picture.color, picture.alpha)
+    record = record | {"from": in_pixels(before)}
+    if options.auto:
+        shrunk = shrunk_size(before, detail, size)
+        if not options.quiet:
+            tqdm.write(f"{job.source.name}: {describe(before, detail, shrunk, size)}", file=sys.stderr)
+        if shrunk != before:
+            source = resize(source, shrunk, wrap=options.wrap).clamp(0, 1)
+            record["shrunk"] = in_pixels(shrunk)
+            if mask is not None and _size(mask) == before:
+                mask = resize(mask, shrunk, "bilinear", options.wrap)
     runs = 1 + (runs_of_map(model.method) if job.maps else 0)
     turns = in_turn(lambda done, total, preview: progress(done, total), runs)
 
     def make(realism: float | None = options.realism, seed: int = options.seed) -> Tensor:
         return upscale(
-            model, source, options.scale, options.steps, options.guidance, look=options.look, realism=realism,
+            model, source, steps=options.steps, guidance=options.guidance, look=options.look, realism=realism,
             realism_mask=mask, seed=seed, size=size, color=options.color, color_strength=options.color_strength,
-            tile=options.tile, progress=next(turns),
+            tile=options.tile, wrap=options.wrap, progress=next(turns),
         )  # fmt: skip
 
     color = make()
-    record = record | {"from": _in_pixels(source.shape), "to": _in_pixels(color.shape)}
+    record["to"] = in_pixels(size)
     if job.maps:
-        invented = map_invention(make, model.method, color, source, options.seed)
+        invented = map_invention(make, model.method, color, source, options.seed, options.wrap)
         record["invention"] = round(invented.mean().item(), 4)
         about = with_record({}, record)
         gray, heat = Picture(invented.expand_as(color), gray=True), Picture(heat_picture(color, invented))
@@ -128,10 +140,21 @@ def _upscale(
             write_picture(replace(made, metadata=about), file)
     if picture.gray:
         color = color.mean(dim=1, keepdim=True).expand_as(color)
-    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color)
+    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color, options.wrap)
     metadata = with_record(picture.metadata, record)
     write_picture(replace(picture, color=color, alpha=alpha, metadata=metadata), job.target)
 
 
-def _in_pixels(shape: Sequence[int]) -> str:
-    return f"{shape[-1]}x{shape[-2]}"
+def _wanted(options: Namespace, image: Tensor, detail: tuple[int, int]) -> tuple[int, int]:
+    """Size (height, width) of the result: the one asked for, else 4 times that of the detail, or the image's own."""
+    height, width = before = _size(image)
+    size = options.size
+    if options.long_edge is not None:
+        size = (round(height * options.long_edge / max(before)), round(width * options.long_edge / max(before)))
+    elif detail != before and options.scale is None and size is None:
+        size = (max(round(DEFAULT_SCALE * detail[0]), height), max(round(DEFAULT_SCALE * detail[1]), width))
+    return output_size(image, DEFAULT_SCALE if options.scale is None else options.scale, size)
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]

@@ -31,5 +31,6 @@ def _spread(weighted: Tensor, alpha: Tensor, wrap: str) -> Tensor:
     filled = weighted / alpha.clamp(min=torch.finfo(alpha.dtype).tiny)
     if max(size) == 1:
         return filled
-    coarse = _spread(*(F.avg_pool2d(plane, 2, ceil_mode=True) for plane in (weighted, alpha)), wrap)
+    weighted, coarse = (F.avg_pool2d(plane, 2, ceil_mode=True) for plane in (weighted, alpha))
+    coarse = _spread(weighted, coarse, wrap)
     return torch.where(alpha > 0, filled, resize(coarse, (size[0], size[1]), "bilinear", wrap))

@@ -7,7 +7,6 @@ meet, see :mod:`.wrap`.
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -106,9 +105,7 @@ METHODS: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
 BY_CHANNEL = (lr_residual, wavelet, adain, back_projection)  # that do the same to each channel apart
 
 
-def match_color(
-    sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: float = 1.0, wrap: str = ""
-) -> Tensor:
+def match_color(sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: float = 1.0, wrap: str = "") -> Tensor:
     """Correct ``sr`` towards ``lr`` by a method of :data:`METHODS`; ``strength`` 0 leaves it, 1 is the full correction.
 
     Raises what :func:`check_color` does.
@@ -116,8 +113,9 @@ def match_color(
     check_color(method, strength)
     if strength == 0 or method == "none":
         return sr
-    correct = partial(METHODS[method], wrap=wrap)
-    corrected = _in_parts(correct, 1, 1, sr, lr) if METHODS[method] in BY_CHANNEL else correct(sr, lr)
+    correct = METHODS[method]
+    by_channel = correct in BY_CHANNEL
+    corrected = _in_parts(lambda *pair: correct(*pair, wrap), 1, 1, sr, lr) if by_channel else correct(sr, lr, wrap)
     return corrected if strength == 1 else corrected.lerp_(sr, 1 - strength)
 
 

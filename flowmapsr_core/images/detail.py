@@ -7,9 +7,8 @@ adds. Both the line alone and the line with a cut-off are fitted to the spectrum
 rows and columns, on which enlarging works, over windows (Welch, 1967) with most detail: skies and what is out of focus
 say nothing of a picture, and where anything is sharp all of it stays.
 
-Where pixels were repeated ("nearest") nothing is cut off. There neighbouring rows and columns differ at steps alone, and
-these come again and again (as in Gallagher, "Detection of linear and cubic interpolation in JPEG compressed images",
-2005).
+Where pixels were repeated ("nearest") nothing is cut off. There neighbouring rows and columns differ at steps alone,
+and these are periodic (as in Gallagher, "Detection of linear and cubic interpolation in JPEG compressed images", 2005).
 """
 
 import torch
@@ -102,8 +101,8 @@ def _level(powers: Tensor, best: Tensor) -> Tensor:
 def _fit(levels: Tensor) -> tuple[float, float]:
     """The factor whose cut-off suits a spectrum in dB best, and by how much it does so, in squared dB.
 
-    ``level = c - slope 10 log10 f + 10 log10(1 / (1 + (f / cut)^7) + floor + noise f^1.9)``; the slope has a prior. What
-    JPEG's blocks of 8 pixels put at multiples of 1/8 is left out. Octaves weigh alike.
+    ``level = c - slope 10 log10 f + 10 log10(1 / (1 + (f / cut)^7) + floor + noise f^1.9)``; the slope has a prior.
+    What JPEG's blocks of 8 pixels put at multiples of 1/8 is left out. Octaves weigh alike.
     """
     side = 2 * (len(levels) + 1)
     periods = torch.arange(1, side // 2)

@@ -38,14 +38,13 @@ def _resize_round(image: Tensor, size: tuple[int, int], mode: str, wrap: str) ->
     What is put around it becomes whole pixels too, so that all lie where they do without it: the period of the result
     is exactly its side, for any factor.
     """
-    before, after = [], []
+    reaches = []
     for axis, side, wanted in zip("yx", image.shape[-2:], size, strict=True):
         step = side // math.gcd(side, wanted)
-        reach = math.ceil(REACH * max(1, side / wanted) / step) * step if axis in wrap else 0
-        before.append(reach)
-        after.append(reach * wanted // side)
-    wide = (size[0] + 2 * after[0], size[1] + 2 * after[1])
-    return without(resize(surround(image, *before, wrap), wide, mode), *after)
+        reaches.append(math.ceil(REACH * max(1, side / wanted) / step) * step if axis in wrap else 0)
+    around = surround(image, reaches[0], reaches[1], wrap)
+    down, along = (reach * wanted // side for reach, wanted, side in zip(reaches, size, image.shape[-2:], strict=True))
+    return without(resize(around, (size[0] + 2 * down, size[1] + 2 * along), mode), down, along)
 
 
 def shrink_back(image: Tensor, factor: int) -> Tensor:

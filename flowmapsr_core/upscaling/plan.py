@@ -98,9 +98,7 @@ class Plan:
         return f"the picture itself takes about {gib}, whatever the tile; close other programs or use a smaller scale"
 
 
-def make_plan(
-    model: Model, size: tuple[int, int], host: Host, tile: int | None = None, wrap: str = ""
-) -> Plan:
+def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None = None, wrap: str = "") -> Plan:
     """Plan for an output of ``size`` (height, width) on a device.
 
     Args:

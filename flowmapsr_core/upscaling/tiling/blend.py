@@ -17,9 +17,9 @@ class BlendTiling:
     """Tiling for a network that sees its whole input: the velocities of overlapping tiles are blended.
 
     Every tile has the same size, and its weight is 1 but for raised-cosine ramps over what it shares with a neighbour;
-    at the image's own border it stays 1, and where opposite edges meet there is none: tiles go on at the other edge, and
-    a single one is blended with itself. Blending the velocity, at every step, leaves one state: blending finished
-    images would average details that different tiles have put in different places.
+    at the image's own border it stays 1. Where opposite edges meet there is none: tiles go on at the other edge, and a
+    single one is blended with itself. Blending the velocity, at every step, leaves one state: blending finished images
+    would average details that different tiles have put in different places.
 
     Attributes:
         tile: side of a tile in latent cells, a multiple of ``stride``; 0 for one tile.
