@@ -12,8 +12,9 @@ from ..flowmapsr_core.images.wrap import surround, without
 from .comfyui.images import PIXEL_SIZE, join_alpha
 from .comfyui.pixel_vae import PixelVAE
 from .comfyui.progress import percent
-from .comfyui.schema import NO_WRAP, make_schema, wrap_input, wrap_of
+from .comfyui.schema import make_schema
 from .comfyui.vae_bands import decode, is_plain
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 log = logging.getLogger("flowmapsr")
 
@@ -38,7 +39,7 @@ class DecodeTiled(io.ComfyNode):
                     step=8,
                     tooltip="Pixel rows at work at once: fewer need less memory, the picture is the same. 0 chooses.",
                 ),
-                wrap_input(),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The decoded images.")],
         )

@@ -15,7 +15,8 @@ from .comfyui.images import join_alpha, pairs, split_alpha
 from .comfyui.loading import ModelType, at_look, load_patcher
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
-from .comfyui.schema import NO_WRAP, make_schema, wrap_input, wrap_of
+from .comfyui.schema import make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 
 class InventionMap(io.ComfyNode):
@@ -37,7 +38,7 @@ class InventionMap(io.ComfyNode):
                     tooltip="That of the image. It counts for models that start from noise.",
                 ),
                 ModelType.Input("model", optional=True, tooltip="The built-in model if nothing is connected."),
-                wrap_input(),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[
                 io.Mask.Output(display_name="map", tooltip="0: the source supports all that is seen. 1: nothing."),

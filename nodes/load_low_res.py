@@ -18,7 +18,8 @@ from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
 from ..flowmapsr_core.upscaling.soft import describe, detail_size, shrunk_size
 from .comfyui.images import join_alpha, singles, split_alpha
-from .comfyui.schema import NO_WRAP, make_schema, wrap_input, wrap_of
+from .comfyui.schema import make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 log = logging.getLogger("flowmapsr")
 
@@ -79,9 +80,9 @@ class LoadLowRes(io.ComfyNode):
                     "auto",
                     default=False,
                     optional=True,
-                    tooltip="Shrinks what is blurred or was enlarged to the size of its detail first; size_by still counts.",
+                    tooltip="Shrinks what is blurred or was enlarged to the size of its detail; the output size stays.",
                 ),
-                wrap_input(),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[
                 io.Image.Output(display_name="lr", tooltip="The images as loaded, without alpha."),

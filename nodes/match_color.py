@@ -6,7 +6,8 @@ from torch import Tensor
 from ..flowmapsr_core.images.batch import batch_of
 from ..flowmapsr_core.images.color import METHODS, match_color
 from .comfyui.images import join_alpha, pairs, split_alpha
-from .comfyui.schema import NO_WRAP, make_schema, wrap_input, wrap_of
+from .comfyui.schema import make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 
 class MatchColor(io.ComfyNode):
@@ -39,7 +40,7 @@ class MatchColor(io.ComfyNode):
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="0 is off, 1 the full correction."
                 ),
-                wrap_input(),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The images with corrected colours.")],
         )

@@ -15,7 +15,8 @@ from .comfyui.loading import ModelType
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
 from .comfyui.prompt import find_prompt
-from .comfyui.schema import NO_WRAP, advanced, make_schema, wrap_input, wrap_of
+from .comfyui.schema import advanced, make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 SMALLEST = 8  # pixels a side
 POSTERIOR_MEAN = "posterior mean"
@@ -109,7 +110,7 @@ class Sampler(io.ComfyNode):
                     optional=True,
                     tooltip="White takes realism, black 0. As large as the image is, or was before it was resized.",
                 ),
-                wrap_input(),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For Exact Tiled VAE Decode or VAE Decode.")],
         )

@@ -12,7 +12,8 @@ from .comfyui.images import from_mask, join_alpha, split_alpha
 from .comfyui.loading import ModelType, at_look, load_patcher
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
-from .comfyui.schema import NO_WRAP, make_schema, wrap_input, wrap_of
+from .comfyui.schema import make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 
 class Upscale(io.ComfyNode):
@@ -50,7 +51,7 @@ class Upscale(io.ComfyNode):
                     optional=True,
                     tooltip="Of the noise that some models start from. Others, as the built-in one, need none.",
                 ),
-                wrap_input(),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The upscaled images.")],
         )

@@ -53,7 +53,7 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--long-edge", type=int, metavar="N", help="length of the longer side, in pixels")
     size.add_argument("--size", type=_size, metavar="WxH", help="exact size, e.g. 1920x1280")
     add("--auto", action="store_true",
-        help="shrink what is blurred or was enlarged to the size of its detail first, which is what 4 is of")  # fmt: skip
+        help="shrink what is blurred or was enlarged to the size of its detail first, and multiply that")  # fmt: skip
     add("--look", choices=LOOKS, default="balanced",
         help="faithful: closest to the source; vivid: most detail (%(default)s)")  # fmt: skip
     add("--steps", type=int, metavar="N", help="network evaluations, 1, 2 or 4 (from the look)")

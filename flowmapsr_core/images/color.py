@@ -114,8 +114,10 @@ def match_color(sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: f
     if strength == 0 or method == "none":
         return sr
     correct = METHODS[method]
-    by_channel = correct in BY_CHANNEL
-    corrected = _in_parts(lambda *pair: correct(*pair, wrap), 1, 1, sr, lr) if by_channel else correct(sr, lr, wrap)
+    if correct in BY_CHANNEL:
+        corrected = _in_parts(lambda sr, lr: correct(sr, lr, wrap), 1, 1, sr, lr)
+    else:
+        corrected = correct(sr, lr, wrap)
     return corrected if strength == 1 else corrected.lerp_(sr, 1 - strength)
 
 

@@ -5,10 +5,7 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
-from ...flowmapsr_core.names import WRAPS
-
 Widget = TypeVar("Widget")
-NO_WRAP = "none"
 KNOWN = {field.name for field in fields(io.Schema)}
 
 
@@ -26,19 +23,3 @@ def advanced(widget: Widget) -> Widget:
     """
     widget.extra_dict["advanced"] = True
     return widget
-
-
-def wrap_input() -> io.Combo.Input:
-    """Which edges of the images meet; :func:`wrap_of` reads it."""
-    return io.Combo.Input(
-        "wrap",
-        options=[NO_WRAP, *WRAPS],
-        default=NO_WRAP,
-        optional=True,
-        tooltip="No seam where opposite edges meet. x: left and right, as in panoramas. y: top and bottom. xy: both.",
-    )
-
-
-def wrap_of(choice: str) -> str:
-    """What is chosen in :func:`wrap_input`, as the core knows it."""
-    return "" if choice == NO_WRAP else choice

@@ -1,0 +1,119 @@
+"""``upscale --auto``: soft pictures are shrunk to the size of their detail first."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flowmapsr.flowmapsr_core import load_model, upscale
+from flowmapsr.flowmapsr_core.cli import upscale as module
+from flowmapsr.flowmapsr_core.cli.command import main
+from flowmapsr.flowmapsr_core.images.picture_files import Picture, read_picture, write_picture
+from flowmapsr.flowmapsr_core.images.record import read_record
+from flowmapsr.flowmapsr_core.images.resize import resize
+from flowmapsr.flowmapsr_core.upscaling.soft import describe, detail_size, shrunk_size
+
+JETTY = Path(__file__).parent / "data" / "jetty.png"
+
+
+@pytest.fixture
+def soft(tmp_path):
+    """A file of 480x320 pixels that was half as large before."""
+    small = resize(read_picture(JETTY).color, (160, 240)).clamp(0, 1)
+    write_picture(Picture(resize(small, (320, 480)).clamp(0, 1)), tmp_path / "soft.png")
+    return tmp_path / "soft.png"
+
+
+@pytest.fixture
+def half(monkeypatch):
+    """Every picture has half the detail."""
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.upscaling.soft.surplus", lambda image: 2.0)
+
+
+def run(*arguments):
+    return main(["upscale", *(str(argument) for argument in arguments), "--look", "faithful"])
+
+
+@pytest.mark.parametrize(
+    ("detail", "size", "shrunk"),
+    [
+        ((533, 800), (2560, 3840), (533, 800)), ((1280, 1920), (2560, 3840), (1280, 1920)),
+        ((533, 800), (5120, 7680), (640, 960)),  # no more than x8
+        ((533, 800), (10240, 15360), (1280, 1920)), ((533, 800), (10244, 15368), (1280, 1920)),
+    ],
+)  # fmt: skip
+def test_what_is_shrunk_can_be_upscaled(detail, size, shrunk):
+    found = shrunk_size((1280, 1920), detail, size)
+    assert all(abs(a - b) <= 1 for a, b in zip(found, shrunk, strict=True))
+    assert all(side <= most for side, most in zip(found, (1280, 1920), strict=True))
+    assert all(wanted <= 8 * (side + 1) for wanted, side in zip(size, found, strict=True))
+
+
+def test_what_was_found_is_a_line():
+    before, detail, size = (1280, 1920), (533, 800), (2560, 3840)
+    found = "1920x1280 pixels with the detail of 800x533; "
+    assert describe(before, detail, detail, size) == f"{found}shrunk to that first, x4.8 to 3840x2560"
+    assert describe(before, detail, (640, 960), (5120, 7680)) == f"{found}shrunk to 960x640 first, x8 to 7680x5120"
+    assert "not shrunk, as no more than x8" in describe(before, detail, before, (10240, 15360))
+    assert describe(before, before, before, size) == "1920x1280 pixels full of detail; x2 to 3840x2560"
+
+
+def test_the_sharpest_of_a_batch_says_how_small(monkeypatch):
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.upscaling.soft.surplus", lambda image: 2.0 + image[0, 0, 0, 0].item())
+    assert detail_size(torch.stack([torch.ones(3, 60, 90), torch.zeros(3, 60, 90)])) == (30, 45)
+
+
+def test_a_soft_photograph_from_end_to_end(soft, tmp_path, capsys):
+    assert run(soft, "--output", tmp_path / "out.png", "--auto", "--scale", 2, "--dtype", "float32") == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "soft.png: 480x320 pixels" in line)
+    record = read_record(tmp_path / "out.png")
+    assert (record["from"], record["to"]) == ("480x320", "960x640")
+    assert f"the detail of {record['shrunk']}; shrunk to that first" in line
+    width, height = (int(side) for side in record["shrunk"].split("x"))
+    assert 180 < width < 400
+    source = resize(read_picture(soft).color, (height, width)).clamp(0, 1)
+    expected = upscale(load_model(), source, size=(640, 960), look="faithful")
+    assert (read_picture(tmp_path / "out.png").color - expected).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_sharp_photograph_is_as_without(tmp_path):
+    write_picture(Picture(read_picture(JETTY).color[..., :128, :160]), tmp_path / "in.png")
+    for name, more in (("a.png", ["--auto"]), ("b.png", [])):
+        assert run(tmp_path / "in.png", "--output", tmp_path / name, "--quiet", *more) == 0
+    assert torch.equal(*(read_picture(tmp_path / name).color for name in ("a.png", "b.png")))
+    assert read_record(tmp_path / "a.png") == read_record(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ([], (122, 90)),
+        (["--scale", 4], (244, 180)),
+        (["--long-edge", 183], (183, 135)),
+        (["--size", "80x60"], (80, 60)),
+    ],
+)
+def test_what_is_asked_for_counts(half, photo, tmp_path, options, size):
+    write_picture(Picture(photo[..., :45, :61]), tmp_path / "in.png")
+    assert run(tmp_path / "in.png", "--output", tmp_path / "out.png", "--auto", "--quiet", *options) == 0
+    assert tuple(reversed(read_picture(tmp_path / "out.png").color.shape[-2:])) == size
+    assert read_record(tmp_path / "out.png")["shrunk"] == "30x22"
+
+
+def test_a_mask_of_the_pictures_size_is_shrunk_with_it(half, photo, tmp_path):
+    write_picture(Picture(photo[..., :48, :64], photo[:, :1, :48, :64]), tmp_path / "in.png")
+    write_picture(Picture(torch.linspace(0, 1, 64).expand(1, 3, 48, 64)), tmp_path / "mask.png")
+    options = ("--auto", "--realism-mask", tmp_path / "mask.png", "--realism", 1, "--quiet")
+    assert run(tmp_path / "in.png", "--output", tmp_path / "out.png", *options) == 0
+    assert read_picture(tmp_path / "out.png").alpha.shape == (1, 1, 96, 128)
+
+
+@pytest.mark.parametrize(("error", "status"), [(MemoryError(), 2), (KeyboardInterrupt(), 130)])
+def test_nothing_is_written_where_looking_fails(photo, tmp_path, monkeypatch, capsys, error, status):
+    def fail(image):
+        raise error
+
+    monkeypatch.setattr(module, "detail_size", fail)
+    write_picture(Picture(photo), tmp_path / "in.png")
+    assert run(tmp_path / "in.png", "--output", tmp_path / "out" / "out.png", "--auto", "--quiet") == status
+    assert not [*tmp_path.rglob("out.png*")]
+    assert ("not enough memory" if status == 2 else "stopped") in capsys.readouterr().err
