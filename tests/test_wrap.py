@@ -16,7 +16,8 @@ from flowmapsr.flowmapsr_core.images.record import read_record
 from flowmapsr.flowmapsr_core.images.resize import RESIZE_MODES, resize
 from flowmapsr.flowmapsr_core.images.wrap import surround, without
 from flowmapsr.flowmapsr_core.method.looks import LOOKS
-from flowmapsr.flowmapsr_core.model import FlowMap, Model
+from flowmapsr.flowmapsr_core.method.methods import CTMSR
+from flowmapsr.flowmapsr_core.model import PLAIN, FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import CTMSRNet, CTMSRNetConfig, RRDBNet, RRDBNetConfig
 from flowmapsr.flowmapsr_core.upscaling.invention import invention_map
 from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent
@@ -35,7 +36,7 @@ def test_what_surrounds_an_image_is_torchs_padding_and_goes_round_more_than_once
     assert torch.equal(surround(image, 2, 3, ""), F.pad(image, (3, 3, 2, 2), mode="replicate"))
     both = F.pad(F.pad(image, (3, 3, 0, 0), mode="circular"), (0, 0, 2, 2), mode="replicate")
     assert torch.equal(surround(image, 2, 3, "x"), both)
-    assert torch.equal(surround(image, 12, 0, "y"), roll(image.repeat(1, 1, 5, 1), -3, 0)[:, :, :29])
+    assert torch.equal(surround(image, 12, 0, "y"), roll(image.repeat(1, 1, 6, 1), -3, 0)[:, :, :29])
     assert torch.equal(without(surround(image, 12, 9, "xy"), 12, 9), image)
 
 
@@ -143,13 +144,16 @@ def shipped(request):
     return load_model(request.param)
 
 
-@pytest.mark.parametrize(("scale", "tile", "columns"), [(4, 0, 6), (4, 64, 6), (2, 0, 4), (2.5, 0, 8), (1.75, 64, 16)])
-def test_a_rolled_picture_is_upscaled_to_the_rolled_result(shipped, photo, scale, tile, columns):
+@pytest.mark.parametrize(
+    ("scale", "tile", "rows", "columns"),
+    [(4, 0, 8, 6), (4, 96, 8, 6), (2, 0, 8, 4), (3, 0, 8, 8), (2.5, 0, 12, 16)],  # whole cells of both models
+)
+def test_a_rolled_picture_is_upscaled_to_the_rolled_result(shipped, photo, scale, tile, rows, columns):
     image = photo[..., :24, :32]
     expected = upscale(shipped, image, scale, look="faithful", wrap="xy", tile=tile)
-    rolled = upscale(shipped, roll(image, 8, columns), scale, look="faithful", wrap="xy", tile=tile)
+    rolled = upscale(shipped, roll(image, rows, columns), scale, look="faithful", wrap="xy", tile=tile)
     assert expected.shape[-2:] == (round(scale * 24), round(scale * 32))
-    assert torch.allclose(rolled, roll(expected, round(scale * 8), round(scale * columns)), atol=1e-4)
+    assert torch.allclose(rolled, roll(expected, round(scale * rows), round(scale * columns)), atol=1e-4)
 
 
 def test_away_from_the_edges_it_is_the_picture_that_it_was(shipped, photo):
@@ -160,9 +164,9 @@ def test_away_from_the_edges_it_is_the_picture_that_it_was(shipped, photo):
     assert (whole - cut)[..., 0].abs().max() > 1e-3
 
 
-def make_model(network, codec):
+def make_model(network, codec, method=PLAIN):
     torch.manual_seed(0)
-    model = Model(FlowMap(network), codec)
+    model = Model(FlowMap(network, method), codec)
     with torch.no_grad():
         for parameter in model.flow.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -176,8 +180,8 @@ def test_other_networks_wrap_too(photo):
     model = make_model(RRDBNet(RRDBNetConfig(width=8, growth=4, blocks=1)), PixelCodec(4))
     expected = upscale(model, image, 4, wrap="xy")
     assert torch.allclose(upscale(model, roll(image, 4, 5), 4, wrap="xy"), roll(expected, 16, 20), atol=1e-4)
-    tiny = CTMSRNetConfig(widths=(8, 16), blocks=1, attention_width=32, heads=2, window=4, inputs=1)
-    model = make_model(CTMSRNet(tiny), PixelCodec(4))
+    tiny = CTMSRNetConfig(widths=(8, 16), blocks=1, attention_width=32, heads=2, window=4)
+    model = make_model(CTMSRNet(tiny), PixelCodec(4), CTMSR())
     image = resize(roll(photo, 0, 61), (32, 64)).clamp(0, 1)
     whole, cut = (roll(upscale(model, image, 4, wrap=wrap), 0, 128) for wrap in ("x", ""))
     steps = [(result[..., 128] - result[..., 127]).abs().mean() for result in (whole, cut)]
@@ -228,7 +232,7 @@ def test_less_memory_and_cancelling_are_as_without(small_model, photo, monkeypat
 
 
 def test_the_command_says_how_in_the_picture(photo, tmp_path):
-    write_picture(Picture(photo[..., :24, :32], photo[:, :1, :24, :32]), tmp_path / "in.png")
+    write_picture(Picture(photo[..., :24, :32], (0.5 + photo[:, :1, :24, :32]).clamp(0, 1)), tmp_path / "in.png")
     options = ("--scale", "2", "--look", "faithful", "--dtype", "float32", "--quiet", "--wrap", "xy")
     assert main(["upscale", str(tmp_path / "in.png"), "--output", str(tmp_path / "out.png"), *options]) == 0
     assert read_record(tmp_path / "out.png")["wrap"] == "xy"

@@ -31,12 +31,12 @@ _TO_LAB = torch.tensor([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -2
 _KNEE = 6 / 29  # below it CIE's cube root is a line
 
 
-def lr_residual(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
+def lr_residual(sr: Tensor, lr: Tensor, wrap: str = "", sigma: float = RESIDUAL_SIGMA) -> Tensor:
     """Add back what the low-pass of the LR image has and that of the downscaled result lost.
 
     ``sr + up(G_sigma(lr - down(sr)))``: local, paired and free of halos, because it acts on a residual.
     """
-    residual = gaussian_blur(lr - resize(sr, _size(lr), wrap=wrap), RESIDUAL_SIGMA, wrap)
+    residual = gaussian_blur(lr - resize(sr, _size(lr), wrap=wrap), sigma, wrap)
     return sr + resize(residual, _size(sr), "bilinear", wrap)
 
 
