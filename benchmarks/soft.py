@@ -94,7 +94,9 @@ def main() -> None:
     print("| done | factor | found | factors found |\n|---|---|---|---|")
     for number, ((name, factor), spoil) in enumerate(damages().items()):
         some = paths if factor == 1 else paths[number % options.every :: options.every]
-        found = torch.tensor([surplus(to_tensor(spoil(middle(path)))[None]) for path in some], dtype=torch.float64)
+        found = torch.tensor(
+            [surplus(to_tensor(spoil(middle(path)))[None]).factor for path in some], dtype=torch.float64
+        )
         print(f"| {name} | {factor:g} | {row(found)} |", flush=True)
         if factor == 1:
             for path, value in zip(some, found.tolist(), strict=True):

@@ -16,7 +16,7 @@ from ..flowmapsr_core.images.batch import batch_of
 from ..flowmapsr_core.images.picture_files import read_frames
 from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
-from ..flowmapsr_core.upscaling.soft import describe, detail_size, shrunk_size
+from ..flowmapsr_core.upscaling.soft import find_detail, shrink
 from .comfyui.images import join_alpha, singles, split_alpha
 from .comfyui.schema import make_schema
 from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
@@ -134,7 +134,7 @@ class LoadLowRes(io.ComfyNode):
         size = target_size(lr, size_by, scales[size_by])
         if auto:
             lr = shrink_soft(lr, size, image if pixels is None else "the images", wrap)
-        upscaled = resized(lr, size, wrap)
+        upscaled = batch_of(len(lr), (resize(single, size, wrap=wrap).clamp(0, 1) for single in singles(lr)))
         shape = (len(lr), 1, *size)
         opaque = torch.ones(shape, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled, wrap)
         return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), 1 - opaque[:, 0], size[1], size[0])
@@ -160,18 +160,14 @@ def load_images(path: Path) -> tuple[Tensor, Tensor | None]:
     return color, torch.cat([opaque if frame.alpha is None else frame.alpha for frame in batch])
 
 
-def resized(images: Tensor, size: tuple[int, int], wrap: str) -> Tensor:
-    """Images (B, 3, H, W) at another size, in [0, 1]."""
-    return batch_of(len(images), (resize(single, size, wrap=wrap).clamp(0, 1) for single in singles(images)))
-
-
 def shrink_soft(images: Tensor, size: tuple[int, int], name: str, wrap: str) -> Tensor:
     """Images (B, 3, H, W) as small as the detail of the sharpest one is, where they are to be of ``size`` then."""
-    before = (images.shape[-2], images.shape[-1])
-    detail = detail_size(images)
-    shrunk = shrunk_size(before, detail, size)
-    log.info("%s: %s", name, describe(before, detail, shrunk, size))
-    return images if shrunk == before else resized(images, shrunk, wrap)
+    found = find_detail(images)
+    log.info("%s: %s", name, found.describe(size))
+    shrunk = found.shrunk(size)
+    if shrunk == found.before:
+        return images
+    return batch_of(len(images), (shrink(single, shrunk, wrap) for single in singles(images)))
 
 
 def target_size(image: Tensor, size_by: str, scale: float) -> tuple[int, int]:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core.cli import upscale as module
 from flowmapsr.flowmapsr_core.cli.command import main
+from flowmapsr.flowmapsr_core.images.detail import Surplus
 from flowmapsr.flowmapsr_core.images.picture_files import Picture, read_picture, write_picture
 from flowmapsr.flowmapsr_core.images.record import read_record
 from flowmapsr.flowmapsr_core.images.resize import resize
-from flowmapsr.flowmapsr_core.upscaling.soft import describe, detail_size, shrunk_size
+from flowmapsr.flowmapsr_core.upscaling.soft import Detail, find_detail, shrink
 
 JETTY = Path(__file__).parent / "data" / "jetty.png"
 
@@ -25,7 +26,7 @@ def soft(tmp_path):
 @pytest.fixture
 def half(monkeypatch):
     """Every picture has half the detail."""
-    monkeypatch.setattr("flowmapsr.flowmapsr_core.upscaling.soft.surplus", lambda image: 2.0)
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.upscaling.soft.surplus", lambda image: Surplus(2.0, 2.0))
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def run(*arguments):
     ],
 )  # fmt: skip
 def test_what_is_shrunk_can_be_upscaled(detail, size, shrunk):
-    found = shrunk_size((1280, 1920), detail, size)
+    found = Detail((1280, 1920), detail, detail).shrunk(size)
     assert all(abs(a - b) <= 1 for a, b in zip(found, shrunk, strict=True))
     assert all(side <= most for side, most in zip(found, (1280, 1920), strict=True))
     assert all(wanted <= 8 * (side + 1) for wanted, side in zip(size, found, strict=True))
@@ -55,16 +56,27 @@ def test_what_is_shrunk_can_be_upscaled(detail, size, shrunk):
 
 def test_what_was_found_is_a_line():
     before, detail, size = (1280, 1920), (533, 800), (2560, 3840)
-    found = "1920x1280 pixels with the detail of 800x533; "
-    assert describe(before, detail, detail, size) == f"{found}shrunk to that first, x4.8 to 3840x2560"
-    assert describe(before, detail, (640, 960), (5120, 7680)) == f"{found}shrunk to 960x640 first, x8 to 7680x5120"
-    assert "not shrunk, as no more than x8" in describe(before, detail, before, (10240, 15360))
-    assert describe(before, before, before, size) == "1920x1280 pixels full of detail; x2 to 3840x2560"
+    soft, found = Detail(before, detail, detail), "1920x1280 pixels with the detail of 800x533; "
+    assert soft.describe(size) == f"{found}shrunk to that first, x4.8 to 3840x2560"
+    assert soft.describe((5120, 7680)) == f"{found}shrunk to 960x640 first, x8 to 7680x5120"
+    assert "not shrunk, as x8 is the most that can be made of it" in soft.describe((10240, 15360))
+    assert Detail(before, detail, (640, 960)).describe(size) == f"{found}shrunk to 960x640 first, x4 to 3840x2560"
+    assert Detail(before, before, before).describe(size) == "1920x1280 pixels full of detail; x2 to 3840x2560"
+
+
+def test_shrinking_undoes_what_has_enlarged(photo):
+    enlarged = resize(photo[..., :45, :60], (90, 120))
+    undone, shrunk = shrink(enlarged, (45, 60)), resize(enlarged, (45, 60))
+    errors = [(small - photo[..., :45, :60]).square().mean() for small in (undone, shrunk)]
+    assert errors[0] < 0.3 * errors[1]
+    assert shrink(torch.rand(1, 3, 20, 30), (10, 15)).amax() <= 1
 
 
 def test_the_sharpest_of_a_batch_says_how_small(monkeypatch):
-    monkeypatch.setattr("flowmapsr.flowmapsr_core.upscaling.soft.surplus", lambda image: 2.0 + image[0, 0, 0, 0].item())
-    assert detail_size(torch.stack([torch.ones(3, 60, 90), torch.zeros(3, 60, 90)])) == (30, 45)
+    found = lambda image: Surplus(2.0 + image[0, 0, 0, 0].item(), 1.5)  # noqa: E731
+    monkeypatch.setattr("flowmapsr.flowmapsr_core.upscaling.soft.surplus", found)
+    batch = torch.stack([torch.ones(3, 60, 90), torch.zeros(3, 60, 90)])
+    assert find_detail(batch) == Detail((60, 90), (30, 45), (40, 60))
 
 
 def test_a_soft_photograph_is_upscaled_from_its_detail(soft, bicubic, tmp_path, capsys):
@@ -72,10 +84,10 @@ def test_a_soft_photograph_is_upscaled_from_its_detail(soft, bicubic, tmp_path, 
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "soft.png: 480x320 pixels" in line)
     record = read_record(tmp_path / "out.png")
     assert (record["from"], record["to"]) == ("480x320", "960x640")
-    assert f"the detail of {record['shrunk']}; shrunk to that first" in line
+    assert f"; shrunk to {record['shrunk']} first, x" in line
     width, height = (int(side) for side in record["shrunk"].split("x"))
     assert 180 < width < 400
-    source = resize(read_picture(soft).color, (height, width)).clamp(0, 1)
+    source = shrink(read_picture(soft).color, (height, width))
     expected = resize(source, (640, 960)).clamp(0, 1)
     assert (read_picture(tmp_path / "out.png").color - expected).abs().max() <= 0.5 / 255 + 1e-6
 
@@ -117,7 +129,7 @@ def test_nothing_is_written_where_looking_fails(photo, tmp_path, monkeypatch, ca
     def fail(image):
         raise error
 
-    monkeypatch.setattr(module, "detail_size", fail)
+    monkeypatch.setattr(module, "find_detail", fail)
     write_picture(Picture(photo), tmp_path / "in.png")
     assert run(tmp_path / "in.png", "--output", tmp_path / "out" / "out.png", "--auto", "--quiet") == status
     assert not [*tmp_path.rglob("out.png*")]

@@ -36,7 +36,7 @@ from ..upscaling.pipeline import (
     warn_of_unlearned,
 )
 from ..upscaling.realism_mask import read_mask
-from ..upscaling.soft import DEFAULT_SCALE, describe, detail_size, in_pixels, shrunk_size
+from ..upscaling.soft import DEFAULT_SCALE, Detail, find_detail, in_pixels, shrink
 from .folder import Job, Make, Task, plan_jobs, run_jobs
 from .share import Share
 
@@ -105,20 +105,18 @@ def _upscale(
 ) -> None:
     picture = read_picture(job.source)
     source = fill_transparent(picture.color, picture.alpha, options.wrap)
-    before, detail = _size(source), detail_size(source) if options.auto else _size(source)
-    size = _wanted(options, source, detail)
+    before, found = _size(source), find_detail(source) if options.auto else None
+    size = _wanted(options, source, found)
     for file in job.made:
         check_fits(picture, size, file)
     record = record | {"from": in_pixels(before)}
-    if options.auto:
-        shrunk = shrunk_size(before, detail, size)
-        if not options.quiet:
-            tqdm.write(f"{job.source.name}: {describe(before, detail, shrunk, size)}", file=sys.stderr)
-        if shrunk != before:
-            source = resize(source, shrunk, wrap=options.wrap).clamp(0, 1)
-            record["shrunk"] = in_pixels(shrunk)
-            if mask is not None and _size(mask) == before:
-                mask = resize(mask, shrunk, "bilinear", options.wrap)
+    if found is not None and not options.quiet:
+        tqdm.write(f"{job.source.name}: {found.describe(size)}", file=sys.stderr)
+    if found is not None and (shrunk := found.shrunk(size)) != before:
+        source = shrink(source, shrunk, options.wrap)
+        record["shrunk"] = in_pixels(shrunk)
+        if mask is not None and _size(mask) == before:
+            mask = resize(mask, shrunk, "bilinear", options.wrap)
     runs = 1 + (runs_of_map(model.method) if job.maps else 0)
     turns = in_turn(lambda done, total, preview: progress(done, total), runs)
 
@@ -145,14 +143,15 @@ def _upscale(
     write_picture(replace(picture, color=color, alpha=alpha, metadata=metadata), job.target)
 
 
-def _wanted(options: Namespace, image: Tensor, detail: tuple[int, int]) -> tuple[int, int]:
+def _wanted(options: Namespace, image: Tensor, found: Detail | None) -> tuple[int, int]:
     """Size (height, width) of the result: the one asked for, else 4 times that of the detail, or the image's own."""
     height, width = before = _size(image)
     size = options.size
     if options.long_edge is not None:
         size = (round(height * options.long_edge / max(before)), round(width * options.long_edge / max(before)))
-    elif detail != before and options.scale is None and size is None:
-        size = (max(round(DEFAULT_SCALE * detail[0]), height), max(round(DEFAULT_SCALE * detail[1]), width))
+    elif found is not None and options.scale is None and size is None:
+        down, along = (round(DEFAULT_SCALE * side) for side in found.detail)
+        size = (max(down, height), max(along, width))
     return output_size(image, DEFAULT_SCALE if options.scale is None else options.scale, size)
 
 

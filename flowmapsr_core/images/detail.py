@@ -11,6 +11,8 @@ Where pixels were repeated ("nearest") nothing is cut off. There neighbouring ro
 and these are periodic (as in Gallagher, "Detection of linear and cubic interpolation in JPEG compressed images", 2005).
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +21,8 @@ from .metrics import luma
 from .resize import resize
 
 MOST = 8.0  # largest factor that is found
-LEAST = 1.4  # smallest one: lenses, and what shrinks pictures, blur as much as less would
+LEAST = 1.5  # smallest one: lenses, and what shrinks pictures, blur as much as less would
+MARGIN = 1.3  # kernels that enlarge leave some detail above their cut-off, and to shrink takes some below its own
 WINDOW = 128  # side of a window in pixels; half as much in pictures less than two of them wide or high
 SHARE, FEWEST = 0.1, 4  # of all windows, those with most detail, and how many at least
 FINE = 1 / 16  # periods per pixel above which there is detail
@@ -35,19 +38,32 @@ FLOORS = 10 ** -torch.tensor([1.3, 1.6, 2, 2.5, 3, 4], dtype=torch.float64)  # o
 NOISES = torch.tensor([0, 1e-1, 4e-2, 1.6e-2, 6e-3, 2.5e-3, 1e-3, 3e-4], dtype=torch.float64)  # over the line at 0.1
 NEAR, ALIKE = 8, 0.3  # rows on either side; share of the largest difference among them below which two rows are alike
 LONGEST = 6.5  # most repetitions that are looked for: JPEG has steps every 8 pixels
+HARMONIC = 0.95  # of the strongest period
 CLEAR = 0.3  # how much more periodic differences are than by JPEG's blocks, from 0 to 1, where pixels were repeated
 
 
-def surplus(image: Tensor) -> float:
-    """How many times as many pixels a picture (1, 3, H, W) in [0, 1] has along an axis as its detail needs.
+@dataclass(frozen=True)
+class Surplus:
+    """How many pixels more than its detail a picture has.
 
-    1 for a sharp picture, else 1.4 to 8; enlarged by another factor across than down, it has the smaller one.
+    Attributes:
+        factor: how many times as many along an axis as a sharp picture of that detail: 1, or 1.5 to 8.
+        safe: the factor by which it can be shrunk and loses no detail.
     """
+
+    factor: float = 1.0
+    safe: float = 1.0
+
+
+def surplus(image: Tensor) -> Surplus:
+    """Of a picture (1, 3, H, W) in [0, 1]; enlarged by another factor across than down, it has the smaller one."""
     y = luma(image.cpu().double())[0, 0]
     (down, clear_down), (along, clear_along) = _repetition(y), _repetition(y.mT)
-    if min(clear_down, clear_along) > CLEAR and min(down, along) > LEAST:
-        return min(down, along)
-    return min(_cut_off(y), MOST)
+    if min(clear_down, clear_along) > CLEAR:
+        repeated = min(down, along)
+        return Surplus(repeated, repeated)
+    factor = min(_cut_off(y), MOST)
+    return Surplus(factor, max(factor / MARGIN, 1.0))
 
 
 def _cut_off(y: Tensor) -> float:
@@ -142,8 +158,10 @@ def _repetition(y: Tensor) -> tuple[float, float]:
     padded = 4 * len(steps)  # for frequencies in between
     waves = torch.fft.rfft(steps, padded).abs() / steps.sum()
     lowest = int(padded / LONGEST)
-    frequency = (lowest + waves[lowest:].argmax().item()) / padded
+    strongest = waves[lowest:].max()
+    # the lowest of about that strength, as steps every 4 rows are as strong at a half as at a quarter
+    frequency = (lowest + (waves[lowest:] > HARMONIC * strongest).int().argmax().item()) / padded
     # steps every 3 rows, and two of three rows, have the same frequency: rows that are alike tell them apart
     alike = (steps < ALIKE).double().mean().item()
     factor = min(1 / frequency, 1 / (1 - frequency), key=lambda repeated: abs(1 - 1 / repeated - alike))
-    return factor, (waves[lowest:].max() - waves[padded // 8]).item()
+    return factor, (strongest - waves[padded // 8]).item()
