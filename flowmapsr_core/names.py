@@ -11,3 +11,4 @@ METRICS = (
     "features-lite2", "lpips", "dists", "color", "lr-consistency", "pixel-grid", "seams", "niqe", "musiq", "maniqa",
     "clipiqa", "fid",
 )  # fmt: skip
+WRAPS = ("x", "y", "xy")

@@ -7,11 +7,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..flowmapsr_core import UserError
+from ..flowmapsr_core.codecs import FrozenVAE
+from ..flowmapsr_core.images.wrap import surround, without
 from .comfyui.images import PIXEL_SIZE, join_alpha
 from .comfyui.pixel_vae import PixelVAE
 from .comfyui.progress import percent
 from .comfyui.schema import make_schema
 from .comfyui.vae_bands import decode, is_plain
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 log = logging.getLogger("flowmapsr")
 
@@ -36,12 +39,13 @@ class DecodeTiled(io.ComfyNode):
                     step=8,
                     tooltip="Pixel rows at work at once: fewer need less memory, the picture is the same. 0 chooses.",
                 ),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The decoded images.")],
         )
 
     @classmethod
-    def execute(cls, samples: dict, vae, band: int) -> io.NodeOutput:
+    def execute(cls, samples: dict, vae, band: int, wrap: str = NO_WRAP) -> io.NodeOutput:
         latent = samples["samples"]
         if latent.is_nested:
             latent = latent.unbind()[0]  # of video and sound: the video, as in VAE Decode
@@ -51,8 +55,11 @@ class DecodeTiled(io.ComfyNode):
                 f"the latent has {latent.shape[1]} channels, this VAE takes {vae.latent_channels}; "
                 f"connect the VAE that the latent was made for"
             )
+        reach = 0 if isinstance(vae, PixelVAE) or latent.ndim != 4 else FrozenVAE.reach
+        down, along = (reach * (axis in wrap_of(wrap)) for axis in "yx")
+        around = surround(latent, down, along, wrap_of(wrap))
         if is_plain(vae) and latent.ndim == 4:
-            image = join_alpha(vae.process_output(decode(vae, latent, band, percent())))
+            image = join_alpha(vae.process_output(decode(vae, around, band, percent())))
         else:
             if not isinstance(vae, PixelVAE):
                 kind = type(vae.first_stage_model).__name__
@@ -61,8 +68,11 @@ class DecodeTiled(io.ComfyNode):
                     "where memory runs out",
                     kind,
                 )
-            image = vae.decode(latent)
+            image = vae.decode(around)
             image = image.reshape(-1, *image.shape[-3:])  # a video's frames become a batch, as in VAE Decode
+        if wrap_of(wrap):
+            cell = vae.spacial_compression_decode()
+            image = without(image.movedim(-1, 1), down * cell, along * cell).movedim(1, -1)
         return io.NodeOutput(crop(image, latent.shape[-2:], samples.get(PIXEL_SIZE, image.shape[1:3])))
 
 

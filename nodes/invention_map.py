@@ -16,6 +16,7 @@ from .comfyui.loading import ModelType, at_look, load_patcher
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
 from .comfyui.schema import make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 
 class InventionMap(io.ComfyNode):
@@ -37,6 +38,7 @@ class InventionMap(io.ComfyNode):
                     tooltip="That of the image. It counts for models that start from noise.",
                 ),
                 ModelType.Input("model", optional=True, tooltip="The built-in model if nothing is connected."),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[
                 io.Mask.Output(display_name="map", tooltip="0: the source supports all that is seen. 1: nothing."),
@@ -46,7 +48,8 @@ class InventionMap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: Tensor, source: Tensor, look: str, model=None) -> io.NodeOutput:
+    def execute(cls, image: Tensor, source: Tensor, look: str, model=None, wrap: str = NO_WRAP) -> io.NodeOutput:
+        wrap = wrap_of(wrap)
         patcher = at_look(model or load_patcher(), look)
         (color, _), (visible, alpha) = split_alpha(image), split_alpha(source)
         color, size = color.clamp(0, 1), (color.shape[-2], color.shape[-1])
@@ -56,11 +59,12 @@ class InventionMap(io.ComfyNode):
         def map_one(result: Tensor, lr: Tensor) -> Tensor:
             def again(*, realism: float | None = None, seed: int = 0) -> Tensor:
                 return upscale(
-                    managed, lr, look=look, realism=realism, seed=seed, size=size, host=host, progress=next(turns)
-                )
+                    managed, lr, look=look, realism=realism, seed=seed, size=size, wrap=wrap, host=host,
+                    progress=next(turns),
+                )  # fmt: skip
 
-            return map_invention(again, managed.method, result, lr)
+            return map_invention(again, managed.method, result, lr, wrap=wrap)
 
-        lrs = fill_transparent(visible, alpha).clamp(0, 1)
+        lrs = fill_transparent(visible, alpha, wrap).clamp(0, 1)
         invented = batch_of(len(color), (map_one(result, lr) for result, lr in pairs(color, lrs)))
         return io.NodeOutput(invented[:, 0], join_alpha(heat_picture(color, invented)), invented.mean().item())

@@ -16,8 +16,10 @@ from ..flowmapsr_core.images.batch import batch_of
 from ..flowmapsr_core.images.picture_files import read_frames
 from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
+from ..flowmapsr_core.upscaling.soft import find_detail, shrink
 from .comfyui.images import join_alpha, singles, split_alpha
 from .comfyui.schema import make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 log = logging.getLogger("flowmapsr")
 
@@ -74,6 +76,13 @@ class LoadLowRes(io.ComfyNode):
                 io.Image.Input(
                     "pixels", optional=True, tooltip="Images of another node. If connected, the file is not read."
                 ),
+                io.Boolean.Input(
+                    "auto",
+                    default=False,
+                    optional=True,
+                    tooltip="Shrinks what is blurred or was enlarged to the size of its detail; the output size stays.",
+                ),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[
                 io.Image.Output(display_name="lr", tooltip="The images as loaded, without alpha."),
@@ -107,12 +116,15 @@ class LoadLowRes(io.ComfyNode):
         longest_edge: int,
         megapixels: float,
         pixels: Tensor | None = None,
+        auto: bool = False,
+        wrap: str = NO_WRAP,
     ) -> io.NodeOutput:
+        wrap = wrap_of(wrap)
         if pixels is None:
             lr, alpha = load_images(Path(folder_paths.get_annotated_filepath(image)))
         else:
             lr, alpha = split_alpha(pixels)
-        lr = fill_transparent(lr, alpha)
+        lr = fill_transparent(lr, alpha, wrap)
         height, width = lr.shape[-2:]
         scales = {
             "factor": factor,
@@ -120,8 +132,11 @@ class LoadLowRes(io.ComfyNode):
             "megapixels": (megapixels * MEGAPIXEL / (height * width)) ** 0.5,
         }
         size = target_size(lr, size_by, scales[size_by])
-        upscaled = batch_of(len(lr), (resize(single, size).clamp(0, 1) for single in singles(lr)))
-        opaque = torch.ones(len(lr), 1, *size, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled)
+        if auto:
+            lr = shrink_soft(lr, size, image if pixels is None else "the images", wrap)
+        upscaled = batch_of(len(lr), (resize(single, size, wrap=wrap).clamp(0, 1) for single in singles(lr)))
+        shape = (len(lr), 1, *size)
+        opaque = torch.ones(shape, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled, wrap)
         return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), 1 - opaque[:, 0], size[1], size[0])
 
 
@@ -143,6 +158,16 @@ def load_images(path: Path) -> tuple[Tensor, Tensor | None]:
         return color, None
     opaque = torch.ones_like(batch[0].color[:, :1])
     return color, torch.cat([opaque if frame.alpha is None else frame.alpha for frame in batch])
+
+
+def shrink_soft(images: Tensor, size: tuple[int, int], name: str, wrap: str) -> Tensor:
+    """Images (B, 3, H, W) as small as the detail of the sharpest one is, where they are to be of ``size`` then."""
+    found = find_detail(images)
+    log.info("%s: %s", name, found.describe(size))
+    shrunk = found.shrunk(size)
+    if shrunk == found.before:
+        return images
+    return batch_of(len(images), (shrink(single, shrunk, wrap) for single in singles(images)))
 
 
 def target_size(image: Tensor, size_by: str, scale: float) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from ..flowmapsr_core.images.batch import batch_of
 from ..flowmapsr_core.images.color import METHODS, match_color
 from .comfyui.images import join_alpha, pairs, split_alpha
 from .comfyui.schema import make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 
 class MatchColor(io.ComfyNode):
@@ -39,12 +40,16 @@ class MatchColor(io.ComfyNode):
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="0 is off, 1 the full correction."
                 ),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The images with corrected colours.")],
         )
 
     @classmethod
-    def execute(cls, image: Tensor, reference: Tensor, method: str, strength: float) -> io.NodeOutput:
+    def execute(
+        cls, image: Tensor, reference: Tensor, method: str, strength: float, wrap: str = NO_WRAP
+    ) -> io.NodeOutput:
+        wrap = wrap_of(wrap)
         (color, alpha), (source, _) = split_alpha(image), split_alpha(reference)
-        matched = (match_color(sr, lr, method, strength).clamp(0, 1) for sr, lr in pairs(color, source))
-        return io.NodeOutput(join_alpha(batch_of(len(color), matched), alpha))
+        matched = (match_color(sr, lr, method, strength, wrap).clamp(0, 1) for sr, lr in pairs(color, source))
+        return io.NodeOutput(join_alpha(batch_of(len(color), matched), alpha, wrap))

@@ -16,6 +16,7 @@ from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
 from .comfyui.prompt import find_prompt
 from .comfyui.schema import advanced, make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 SMALLEST = 8  # pixels a side
 POSTERIOR_MEAN = "posterior mean"
@@ -109,6 +110,7 @@ class Sampler(io.ComfyNode):
                     optional=True,
                     tooltip="White takes realism, black 0. As large as the image is, or was before it was resized.",
                 ),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For Exact Tiled VAE Decode or VAE Decode.")],
         )
@@ -129,6 +131,7 @@ class Sampler(io.ComfyNode):
         realism: float = 1.0,
         seed: int = 0,
         realism_mask: Tensor | None = None,
+        wrap: str = NO_WRAP,
     ) -> io.NodeOutput:
         color, _ = split_alpha(image)
         height, width = color.shape[-2:]
@@ -141,7 +144,7 @@ class Sampler(io.ComfyNode):
         warn_of_unlearned(managed, settings)
         latent = upscale_latent(
             managed, color, settings, realism_mask=from_mask(realism_mask, color), seed=seed, tile=tile or None,
-            overlap=overlap, host=ComfyHost(model.load_device), progress=progress(),
+            overlap=overlap, wrap=wrap_of(wrap), host=ComfyHost(model.load_device), progress=progress(),
         )  # fmt: skip
         if isinstance(managed.codec, FrozenVAE):
             config = managed.codec.config

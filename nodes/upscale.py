@@ -13,6 +13,7 @@ from .comfyui.loading import ModelType, at_look, load_patcher
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
 from .comfyui.schema import make_schema
+from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 
 class Upscale(io.ComfyNode):
@@ -50,21 +51,30 @@ class Upscale(io.ComfyNode):
                     optional=True,
                     tooltip="Of the noise that some models start from. Others, as the built-in one, need none.",
                 ),
+                io.Combo.Input("wrap", options=CHOICES, default=NO_WRAP, optional=True, tooltip=TOOLTIP),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The upscaled images.")],
         )
 
     @classmethod
     def execute(
-        cls, image: Tensor, factor: float, look: str, model=None, realism_mask: Tensor | None = None, seed: int = 0
+        cls,
+        image: Tensor,
+        factor: float,
+        look: str,
+        model=None,
+        realism_mask: Tensor | None = None,
+        seed: int = 0,
+        wrap: str = NO_WRAP,
     ) -> io.NodeOutput:
+        wrap = wrap_of(wrap)
         patcher = at_look(model or load_patcher(), look)
         color, alpha = split_alpha(image)
-        painted = painted_size(patcher.attachments["model"], color, output_size(color, factor, None))
+        painted = painted_size(patcher.attachments["model"], color, output_size(color, factor, None), wrap)
         managed = ManagedModel(patcher, painted)
-        visible = fill_transparent(color, alpha)
+        visible = fill_transparent(color, alpha, wrap)
         result = upscale(
             managed, visible, factor, look=look, realism_mask=from_mask(realism_mask, color), seed=seed,
-            host=ComfyHost(patcher.load_device), progress=progress(),
+            wrap=wrap, host=ComfyHost(patcher.load_device), progress=progress(),
         )  # fmt: skip
-        return io.NodeOutput(join_alpha(result, alpha))
+        return io.NodeOutput(join_alpha(result, alpha, wrap))

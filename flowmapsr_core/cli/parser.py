@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ..files.sources import BUILT_IN, SHIPPED
 from ..method.looks import LOOKS
-from ..names import CODECS, COLORS, DEGRADATIONS, DTYPES, METRICS
+from ..names import CODECS, COLORS, DEGRADATIONS, DTYPES, METRICS, WRAPS
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,9 +49,11 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     _add_files(parser, clips=True)
     add = parser.add_argument
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--scale", type=float, default=4.0, metavar="F", help="factor, 1 to 8 (%(default)g)")
+    size.add_argument("--scale", type=float, metavar="F", help="factor, 1 to 8 (4)")
     size.add_argument("--long-edge", type=int, metavar="N", help="length of the longer side, in pixels")
     size.add_argument("--size", type=_size, metavar="WxH", help="exact size, e.g. 1920x1280")
+    add("--auto", action="store_true",
+        help="shrink what is blurred or was enlarged to the size of its detail first, and multiply that")  # fmt: skip
     add("--look", choices=LOOKS, default="balanced",
         help="faithful: closest to the source; vivid: most detail (%(default)s)")  # fmt: skip
     add("--steps", type=int, metavar="N", help="network evaluations, 1, 2 or 4 (from the look)")
@@ -68,6 +70,8 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--color-strength", type=float, default=1.0, metavar="F", help="0 (off) to 1 (%(default)g)")
     add("--invention-map", type=Path, metavar="FILE",
         help="where to map what the input does not support, and NAME-heat beside it; a folder for several")  # fmt: skip
+    add("--wrap", choices=WRAPS, default="",
+        help="no seam where opposite edges meet: x left and right, y top and bottom, xy both")  # fmt: skip
     add("--codec", choices=CODECS, help="of clips (h264; of more than 8 bits h265, of .webm av1)")
     add("--quality", type=int, metavar="N",
         help="of clips, the codec's own: CRF of h264 (17), h265 (20), av1 (25), profile of prores (3)")  # fmt: skip

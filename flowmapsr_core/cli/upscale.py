@@ -1,5 +1,6 @@
 """``flowmapsr upscale``: photographs and clips enlarged, one or many."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from ..errors import UserError
 from ..files.checkpoint import load_model
 from ..files.lora import merge_loras, pair_scales
 from ..files.prompts import set_prompt
@@ -18,7 +21,7 @@ from ..images.color import check_color
 from ..images.heat import heat_picture
 from ..images.picture_files import Picture, check_fits, read_picture, write_picture
 from ..images.record import Record, with_record
-from ..images.resize import resize_alpha
+from ..images.resize import resize, resize_alpha
 from ..method.looks import DEFAULT_LORA_SCALE, find_look
 from ..model import Model
 from ..upscaling.host import TorchHost, find_dtype
@@ -35,6 +38,7 @@ from ..upscaling.pipeline import (
     warn_of_unlearned,
 )
 from ..upscaling.realism_mask import read_mask
+from ..upscaling.soft import DEFAULT_SCALE, Detail, find_detail, in_pixels, shrink
 from ..video.making import Enlarge
 from .clips import run_clips
 from .folder import Job, Make, Task, plan_jobs, run_jobs
@@ -48,13 +52,15 @@ def run(options: Namespace) -> int:
     share = Share()
     jobs = plan_jobs(options.input, options.output, options.invention_map, clips=True)
     pictures, clips = ([job for job in jobs if job.is_clip is kind] for kind in (False, True))
+    if clips and options.auto:
+        raise UserError(f"{clips[0].source} is a clip; --auto is for images")
     options.overwrite |= len(jobs) == 1
     # before the model is loaded
     override(find_look(options.look), options.steps, options.guidance, options.realism)
     loras = pair_scales(options.lora, options.lora_scale, DEFAULT_LORA_SCALE)
     check_seed(options.seed)
     check_color(options.color, options.color_strength)
-    if options.long_edge is None and options.size is None:
+    if options.scale is not None:
         check_scale(options.scale)
     mask = None if options.realism_mask is None else read_mask(options.realism_mask)
 
@@ -72,7 +78,7 @@ def run(options: Namespace) -> int:
         return lambda frame, size: _paint(model, options, mask, frame, size), record
 
     def size_of(frame: tuple[int, int]) -> tuple[int, int]:
-        return _output_size(options, torch.empty(1, 3, *frame, device="meta"))
+        return _wanted(options, torch.empty(1, 3, *frame, device="meta"))
 
     task = Task(for_pictures, "upscaled", "tile", "a smaller --scale or --tile")
     status = run_jobs(pictures, options, share, task) if pictures else 0
@@ -102,6 +108,8 @@ def _record(model: Model, options: Namespace, loras: Sequence[tuple[Path, float]
     record |= {"seed": options.seed, "color": options.color, "color_strength": options.color_strength}
     if options.realism_mask is not None:
         record["realism_mask"] = options.realism_mask.name
+    if options.wrap:
+        record["wrap"] = options.wrap
     if options.prompt is not None:
         record["prompt"] = options.prompt
     if look.lora_scale and loras:
@@ -118,10 +126,19 @@ def _upscale(
     progress: Callable[[int, int], None],
 ) -> None:
     picture = read_picture(job.source)
-    size = _output_size(options, picture.color)
+    source = fill_transparent(picture.color, picture.alpha, options.wrap)
+    before, found = _size(source), find_detail(source) if options.auto else None
+    size = _wanted(options, source, found)
     for file in job.made:
         check_fits(picture, size, file)
-    source = fill_transparent(picture.color, picture.alpha)
+    record = record | {"from": in_pixels(before)}
+    if found is not None and not options.quiet:
+        tqdm.write(f"{job.source.name}: {found.describe(size)}", file=sys.stderr)
+    if found is not None and (shrunk := found.shrunk(size)) != before:
+        source = shrink(source, shrunk, options.wrap)
+        record["shrunk"] = in_pixels(shrunk)
+        if mask is not None and _size(mask) == before:
+            mask = resize(mask, shrunk, "bilinear", options.wrap)
     runs = 1 + (runs_of_map(model.method) if job.maps else 0)
     turns = in_turn(lambda done, total, preview: progress(done, total), runs)
 
@@ -129,9 +146,9 @@ def _upscale(
         return _paint(model, options, mask, source, size, progress=next(turns), **changes)
 
     color = make()
-    record = record | {"from": _in_pixels(source.shape), "to": _in_pixels(color.shape)}
+    record["to"] = in_pixels(size)
     if job.maps:
-        invented = map_invention(make, model.method, color, source, options.seed)
+        invented = map_invention(make, model.method, color, source, options.seed, options.wrap)
         record["invention"] = round(invented.mean().item(), 4)
         about = with_record({}, record)
         gray, heat = Picture(invented.expand_as(color), gray=True), Picture(heat_picture(color, invented))
@@ -139,30 +156,33 @@ def _upscale(
             write_picture(replace(made, metadata=about), file)
     if picture.gray:
         color = color.mean(dim=1, keepdim=True).expand_as(color)
-    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color)
+    alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color, options.wrap)
     metadata = with_record(picture.metadata, record)
     write_picture(replace(picture, color=color, alpha=alpha, metadata=metadata), job.target)
 
 
-def _output_size(options: Namespace, image: Tensor) -> tuple[int, int]:
-    """Size (height, width) that an image (1, 3, H, W) is to have."""
+def _wanted(options: Namespace, image: Tensor, found: Detail | None = None) -> tuple[int, int]:
+    """Size (height, width) of the result: the one asked for, else 4 times that of the detail, or the image's own."""
+    height, width = before = _size(image)
     size = options.size
     if options.long_edge is not None:
-        height, width = image.shape[-2:]
-        size = tuple(round(side * options.long_edge / max(height, width)) for side in (height, width))
-    return output_size(image, options.scale, size)
+        size = (round(height * options.long_edge / max(before)), round(width * options.long_edge / max(before)))
+    elif found is not None and options.scale is None and size is None:
+        down, along = (round(DEFAULT_SCALE * side) for side in found.detail)
+        size = (max(down, height), max(along, width))
+    return output_size(image, DEFAULT_SCALE if options.scale is None else options.scale, size)
 
 
 def _paint(
     model: Model, options: Namespace, mask: Tensor | None, image: Tensor, size: tuple[int, int], **changes: Any
 ) -> Tensor:
     """An image enlarged by the options, or by others where there are ``changes``."""
-    settings = {"look": options.look, "realism": options.realism, "seed": options.seed, "tile": options.tile}
+    settings = {"realism": options.realism, "seed": options.seed, **changes}
     return upscale(
-        model, image, options.scale, options.steps, options.guidance, realism_mask=mask, size=size,
-        color=options.color, color_strength=options.color_strength, **{**settings, **changes},
+        model, image, steps=options.steps, guidance=options.guidance, look=options.look, realism_mask=mask, size=size,
+        color=options.color, color_strength=options.color_strength, tile=options.tile, wrap=options.wrap, **settings,
     )  # fmt: skip
 
 
-def _in_pixels(shape: Sequence[int]) -> str:
-    return f"{shape[-1]}x{shape[-2]}"
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]

@@ -1,7 +1,7 @@
 """Codecs between images in [0, 1] and the latents that a network works on, by the name a checkpoint stores.
 
 Each has ``factor`` (image pixels per latent cell, along each axis), ``channels`` of a latent, a ``config`` dataclass,
-the ``dtype`` it computes in, and
+the ``dtype`` it computes in, ``reach`` (how far its convolutions see, in cells), and
 
 - ``encode(image, bands=None)``: (B, 3, H, W) in [0, 1] to a scaled latent (B, channels, H / factor, W / factor);
 - ``decode(latent, bands=None)``: back to an image about [0, 1], not clamped;

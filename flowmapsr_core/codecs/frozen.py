@@ -22,6 +22,7 @@ class FrozenVAE(nn.Module, ABC):
 
     config: Any
     factor: int
+    reach = 20  # of SDXL's decoder, 18; its norms and its attention see all
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ class PixelCodec:
     factor: int = 2
 
     dtype = torch.float32
+    reach = 0
 
     @property
     def channels(self) -> int:

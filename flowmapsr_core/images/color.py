@@ -1,7 +1,8 @@
 """Colour correction: give the upscaled image the low frequencies of its LR source.
 
 Each method takes the upscaled image ``sr`` (B, 3, H, W) and its source ``lr`` (B, 3, h, w), both in [0, 1], and
-returns a corrected ``sr``, not clamped. Always over the whole image, never per tile.
+returns a corrected ``sr``, not clamped. Always over the whole image, never per tile. ``wrap`` says which edges of both
+meet, see :mod:`.wrap`.
 """
 
 import math
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .resize import resize
+from .wrap import surround
 
 # LR pixels: narrower lets noise and JPEG blocks of a dirty source in, wider follows local drift worse on any source
 RESIDUAL_SIGMA = 3.0
@@ -29,64 +31,66 @@ _TO_LAB = torch.tensor([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -2
 _KNEE = 6 / 29  # below it CIE's cube root is a line
 
 
-def lr_residual(sr: Tensor, lr: Tensor, sigma: float = RESIDUAL_SIGMA) -> Tensor:
+def lr_residual(sr: Tensor, lr: Tensor, wrap: str = "", sigma: float = RESIDUAL_SIGMA) -> Tensor:
     """Add back what the low-pass of the LR image has and that of the downscaled result lost.
 
     ``sr + up(G_sigma(lr - down(sr)))``: local, paired and free of halos, because it acts on a residual.
     """
-    residual = gaussian_blur(lr - resize(sr, _size(lr)), sigma)
-    return sr + resize(residual, _size(sr), "bilinear")
+    residual = gaussian_blur(lr - resize(sr, _size(lr), wrap=wrap), sigma, wrap)
+    return sr + resize(residual, _size(sr), "bilinear", wrap)
 
 
-def wavelet(sr: Tensor, lr: Tensor) -> Tensor:
+def wavelet(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
     """Low band of the LR image, high bands of the result: StableSR's wavelet fix, its five a trous levels."""
-    return sr + _low_band(resize(lr, _size(sr)) - sr)
+    return sr + _low_band(resize(lr, _size(sr), wrap=wrap) - sr, wrap)
 
 
-def adain(sr: Tensor, lr: Tensor) -> Tensor:
+def adain(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
     """Mean and standard deviation of each channel taken from the LR image (adaptive instance normalisation)."""
-    return _moment_map(resize(sr, _size(lr)), lr)(sr)
+    return _moment_map(resize(sr, _size(lr), wrap=wrap), lr)(sr)
 
 
-def lab(sr: Tensor, lr: Tensor) -> Tensor:
+def lab(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
     """Mean and standard deviation in CIELAB taken from the LR image: lightness and the opponent colours apart."""
-    matched = _moment_map(*(_in_parts(rgb_to_lab, 2, BAND, image) for image in (resize(sr, _size(lr)), lr)))
+    pair = (resize(sr, _size(lr), wrap=wrap), lr)
+    matched = _moment_map(*(_in_parts(rgb_to_lab, 2, BAND, image) for image in pair))
     return _in_parts(lambda rows: lab_to_rgb(matched(rgb_to_lab(rows))), 2, BAND, sr)
 
 
-def transport(sr: Tensor, lr: Tensor) -> Tensor:
+def transport(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
     """Optimal transport of the result's colours, as a Gaussian, to the LR image's: one affine map, in closed form."""
-    maps = [_monge_map(low, source) for low, source in zip(resize(sr, _size(lr)), lr, strict=True)]
+    maps = [_monge_map(low, source) for low, source in zip(resize(sr, _size(lr), wrap=wrap), lr, strict=True)]
     return _apply_maps(sr, torch.stack(maps)[..., None, None])
 
 
-def transport_smooth(sr: Tensor, lr: Tensor) -> Tensor:
+def transport_smooth(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
     """Gaussian transport in overlapping windows, the affine maps interpolated: smooth in colour and in position.
 
     A window weighs both images alike, so the fit is on pairs. Closed form, and monotone wherever it is evaluated;
     a kernel map needs a coupling of all samples with all, and has nothing to say about colours that none has.
     """
     size = _sample_size(lr)
-    windows = _windows(size)
+    windows = _windows(size, wrap)
     maps = []
-    for low, source in zip(resize(resize(sr, _size(lr)), size), resize(lr, size), strict=True):
+    low_band = resize(resize(sr, _size(lr), wrap=wrap), size, wrap=wrap)
+    for low, source in zip(low_band, resize(lr, size, wrap=wrap), strict=True):
         maps.append(torch.stack([_monge_map(low, source, RIDGE, window) for window in windows], dim=-1))
-    return _apply_maps(sr, torch.stack(maps).unflatten(-1, (WINDOWS, WINDOWS)))
+    return _apply_maps(sr, torch.stack(maps).unflatten(-1, (WINDOWS, WINDOWS)), wrap)
 
 
-def back_projection(sr: Tensor, lr: Tensor) -> Tensor:
+def back_projection(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
     """Repeat ``sr + up(lr - down(sr))``, so that the result shrinks to the LR image: for one without noise and JPEG."""
     for _ in range(PROJECTIONS):
-        sr = sr + resize(lr - resize(sr, _size(lr)), _size(sr))
+        sr = sr + resize(lr - resize(sr, _size(lr), wrap=wrap), _size(sr), wrap=wrap)
     return sr
 
 
-def none(sr: Tensor, lr: Tensor) -> Tensor:
+def none(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
     """The result as the network gave it."""
     return sr
 
 
-METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+METHODS: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
     "lr-residual": lr_residual,
     "wavelet": wavelet,
     "adain": adain,
@@ -101,7 +105,7 @@ METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 BY_CHANNEL = (lr_residual, wavelet, adain, back_projection)  # that do the same to each channel apart
 
 
-def match_color(sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: float = 1.0) -> Tensor:
+def match_color(sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: float = 1.0, wrap: str = "") -> Tensor:
     """Correct ``sr`` towards ``lr`` by a method of :data:`METHODS`; ``strength`` 0 leaves it, 1 is the full correction.
 
     Raises what :func:`check_color` does.
@@ -110,7 +114,10 @@ def match_color(sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: f
     if strength == 0 or method == "none":
         return sr
     correct = METHODS[method]
-    corrected = _in_parts(correct, 1, 1, sr, lr) if correct in BY_CHANNEL else correct(sr, lr)
+    if correct in BY_CHANNEL:
+        corrected = _in_parts(lambda sr, lr: correct(sr, lr, wrap), 1, 1, sr, lr)
+    else:
+        corrected = correct(sr, lr, wrap)
     return corrected if strength == 1 else corrected.lerp_(sr, 1 - strength)
 
 
@@ -141,26 +148,26 @@ def lab_to_rgb(image: Tensor) -> Tensor:
     return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
 
 
-def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian blur of (B, C, H, W), edges replicated, kernel cut at 3 sigma."""
+def gaussian_blur(image: Tensor, sigma: float, wrap: str = "") -> Tensor:
+    """Separable Gaussian blur of (B, C, H, W), edges replicated where they do not meet, kernel cut at 3 sigma."""
     radius = math.ceil(3 * sigma)
     axis = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (axis / sigma).square())
-    return _separable(image, kernel / kernel.sum(), dilation=1)
+    return _separable(image, kernel / kernel.sum(), 1, wrap)
 
 
-def _low_band(image: Tensor, levels: int = 5) -> Tensor:
+def _low_band(image: Tensor, wrap: str, levels: int = 5) -> Tensor:
     kernel = image.new_tensor([0.25, 0.5, 0.25])
     for level in range(levels):
-        image = _separable(image, kernel, dilation=2**level)
+        image = _separable(image, kernel, 2**level, wrap)
     return image
 
 
-def _separable(image: Tensor, kernel: Tensor, dilation: int) -> Tensor:
+def _separable(image: Tensor, kernel: Tensor, dilation: int, wrap: str) -> Tensor:
     channels, reach = image.shape[1], dilation * (len(kernel) // 2)
-    for shape, pad in (((1, 1, -1, 1), (0, 0, reach, reach)), ((1, 1, 1, -1), (reach, reach, 0, 0))):
+    for shape, around in (((1, 1, -1, 1), (reach, 0)), ((1, 1, 1, -1), (0, reach))):
         weight = kernel.reshape(shape).expand(channels, -1, -1, -1)
-        image = F.conv2d(F.pad(image, pad, mode="replicate"), weight, groups=channels, dilation=dilation)
+        image = F.conv2d(surround(image, *around, wrap), weight, groups=channels, dilation=dilation)
     return image
 
 
@@ -194,22 +201,27 @@ def _monge_map(low: Tensor, source: Tensor, ridge: float = 1e-6, window: Tensor 
     return torch.cat([torch.from_numpy(matrix), torch.from_numpy(offset)]).T.flatten()
 
 
-def _apply_maps(image: Tensor, maps: Tensor) -> Tensor:
+def _apply_maps(image: Tensor, maps: Tensor, wrap: str = "") -> Tensor:
     """Apply affine colour maps (B, 12, h, w), interpolated to the pixels of ``image`` (B, 3, H, W)."""
     channels = []
     for row in maps.to(image.device, image.dtype).split(4, dim=1):
-        row = resize(row, _size(image), "bilinear")
+        row = resize(row, _size(image), "bilinear", wrap)
         channels.append((row[:, :3] * image).sum(dim=1) + row[:, 3])
     return torch.stack(channels, dim=1)
 
 
-def _windows(size: tuple[int, int]) -> Tensor:
+def _windows(size: tuple[int, int], wrap: str) -> Tensor:
     """Gaussian windows (WINDOWS^2, h, w) around the centres of a grid's cells, one cell wide."""
-    centres = (torch.arange(WINDOWS) + 0.5) / WINDOWS
-    down, along = (
-        torch.exp(-0.5 * ((torch.arange(side) + 0.5) / side - centres[:, None]).mul(WINDOWS).square()) for side in size
-    )
+    down, along = (_window(side, axis in wrap) for side, axis in zip(size, "yx", strict=True))
     return torch.einsum("iy,jx->ijyx", down, along).flatten(0, 1)
+
+
+def _window(side: int, wraps: bool) -> Tensor:
+    """Of all windows along an axis, (WINDOWS, side)."""
+    away = (torch.arange(side) + 0.5) / side - ((torch.arange(WINDOWS) + 0.5) / WINDOWS)[:, None]
+    if wraps:
+        away = away - away.round()  # the shorter way round
+    return torch.exp(-0.5 * away.mul(WINDOWS).square())
 
 
 def _sample_size(image: Tensor) -> tuple[int, int]:

@@ -33,7 +33,9 @@ def runs_of_map(method: Method) -> int:
     return 1 + (OTHERS if method.noise else 0)
 
 
-def map_invention(again: Again, method: Method, result: Tensor, source: Tensor, seed: int = 0) -> Tensor:
+def map_invention(
+    again: Again, method: Method, result: Tensor, source: Tensor, seed: int = 0, wrap: str = ""
+) -> Tensor:
     """The :func:`invention_map` of a result, (B, 1, H, W).
 
     Args:
@@ -43,14 +45,17 @@ def map_invention(again: Again, method: Method, result: Tensor, source: Tensor, 
         result: (B, 3, H, W) in [0, 1], also of another upscaler.
         source: what was upscaled, (B, 3, h, w) in [0, 1].
         seed: of the result.
+        wrap: which edges of both images meet.
     """
     mean = again(realism=0.0)
     others = (again(seed=seed ^ number) for number in range(1, runs_of_map(method)))
-    return invention_map(result, mean, source, others)
+    return invention_map(result, mean, source, others, wrap)
 
 
 @torch.no_grad()
-def invention_map(result: Tensor, mean: Tensor, source: Tensor, others: Iterable[Tensor] = ()) -> Tensor:
+def invention_map(
+    result: Tensor, mean: Tensor, source: Tensor, others: Iterable[Tensor] = (), wrap: str = ""
+) -> Tensor:
     """The share of a result's visible local contrast that its source does not support.
 
     ``a / (a + b)`` with ``a^2 = D^2 + X^2`` and ``b^2 = V + (2 / 255)^2``, which are means over the channels and a
@@ -62,6 +67,7 @@ def invention_map(result: Tensor, mean: Tensor, source: Tensor, others: Iterable
         mean: the posterior mean m, of its shape.
         source: the image y that was upscaled, (B, 3, h, w) in [0, 1].
         others: results of other seeds, of the same shape; one is held at a time.
+        wrap: which edges of the images meet, see :mod:`..images.wrap`.
 
     Returns:
         (B, 1, H, W) in [0, 1]: 0 where the source supports all that is seen, 1/2 where as much contrast is invented as
@@ -69,20 +75,21 @@ def invention_map(result: Tensor, mean: Tensor, source: Tensor, others: Iterable
     """
     (height, width), (small_height, small_width) = mean.shape[-2:], source.shape[-2:]
     sigma = WINDOW * math.sqrt(height * width / (small_height * small_width))
-    excess = gaussian_blur(_contradiction(result, source) - _contradiction(mean, source), sigma).clamp_min(0)
+    contradiction = _contradiction(result, source, wrap) - _contradiction(mean, source, wrap)
+    excess = gaussian_blur(contradiction, sigma, wrap).clamp_min(0)
     deviations = [_energy(result - mean)]
     for other in others:
         deviations.append(_energy(other - mean))
         del other  # before the next one is made
-    unsupported = (gaussian_blur(torch.stack(deviations).mean(dim=0), sigma) + excess).sqrt()
-    variance = (gaussian_blur(_energy(mean), sigma) - _energy(gaussian_blur(mean, sigma))).clamp_min(0)
+    unsupported = (gaussian_blur(torch.stack(deviations).mean(dim=0), sigma, wrap) + excess).sqrt()
+    variance = (gaussian_blur(_energy(mean), sigma, wrap) - _energy(gaussian_blur(mean, sigma, wrap))).clamp_min(0)
     return unsupported / (unsupported + (variance + VISIBLE**2).sqrt())
 
 
-def _contradiction(image: Tensor, source: Tensor) -> Tensor:
+def _contradiction(image: Tensor, source: Tensor, wrap: str) -> Tensor:
     """``(down(image) - source)^2`` as (B, 1, H, W), brought back to the image's size."""
-    residual = resize(image, (source.shape[-2], source.shape[-1])) - source
-    return resize(_energy(residual), (image.shape[-2], image.shape[-1]), "bilinear")
+    residual = resize(image, (source.shape[-2], source.shape[-1]), wrap=wrap) - source
+    return resize(_energy(residual), (image.shape[-2], image.shape[-1]), "bilinear", wrap)
 
 
 def _energy(image: Tensor) -> Tensor:

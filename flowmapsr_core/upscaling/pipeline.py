@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..images.batch import batch_of
 from ..images.color import check_color, match_color
 from ..images.resize import resize
+from ..images.wrap import check_wrap, surround, without
 from ..method.flow import check_realism, check_steps
 from ..method.looks import Look, find_look, learned_guidance
 from ..model import Model
@@ -46,6 +47,7 @@ def upscale(
     color: str = "lr-residual",
     color_strength: float = 1.0,
     tile: int | None = None,
+    wrap: str = "",
     host: Host | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -68,6 +70,8 @@ def upscale(
         color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`.
         tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With any
             network but a ``UNet`` the result is the same for any value.
+        wrap: ``x`` if left and right edge meet, as in a panorama, ``y`` if top and bottom do, ``xy`` if both do: there
+            the result has no seam. See :mod:`..images.wrap`.
         host: the machine that does the work; default the device of the weights, as torch sees it.
         progress: called as ``progress(done, total, preview)`` after every tile; ``preview()`` gives the picture as it
             stands, (1, 3, h, w) in [0, 1], small. Raise from it to cancel.
@@ -83,20 +87,21 @@ def upscale(
     settings = as_trained(model, override(find_look(look, model.looks), steps, guidance, realism))
     check_seed(seed)
     check_color(color, color_strength)
+    check_wrap(wrap)
     host = host or TorchHost(model.device)
-    painted = painted_size(model, image, size)
-    plan = make_plan(model, painted, host, tile)
+    painted = painted_size(model, image, size, wrap)
+    plan = make_plan(model, painted, host, tile, wrap)
     if log.isEnabledFor(logging.INFO):  # counting operations takes a moment
         log.info("%s", describe(plan, model, settings.steps))
 
     def work(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
         lr, runs = lr.to(plan.store), runs_for(model.method, settings, mask)
         meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=2), lr)
-        x0 = sample_image(model, resize(lr, painted).clamp(0, 1), runs, mask, seed, meter, plan)
-        sr = model.codec.decode(x0, plan.bands(meter.bands()))[..., : painted[0], : painted[1]]
+        x0 = sample_image(model, resize(lr, painted, wrap=wrap).clamp(0, 1), runs, mask, seed, meter, plan)
+        sr = decode(model, x0, meter, plan)[..., : painted[0], : painted[1]]
         del x0
-        matched = match_color(sr, lr, color, color_strength).clamp_(0, 1)
-        return matched if painted == size else resize(matched, size).clamp_(0, 1)
+        matched = match_color(sr, lr, color, color_strength, wrap).clamp_(0, 1)
+        return matched if painted == size else resize(matched, size, wrap=wrap).clamp_(0, 1)
 
     return each(work, image, realism_mask, model, plan, host, progress)
 
@@ -111,6 +116,7 @@ def upscale_latent(
     seed: int = 0,
     tile: int | None = None,
     overlap: int = 0,
+    wrap: str = "",
     host: Host | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -123,11 +129,17 @@ def upscale_latent(
 
     Returns:
         (B, C, ceil(H / factor), ceil(W / factor)) float32, scaled, on the image's device; factor is the codec's.
+
+    Raises:
+        UserError: also if the edges meet within a cell of the network.
     """
     settings, host = as_trained(model, settings), host or TorchHost(model.device)
     check_seed(seed)
     check_mask(realism_mask, image)
-    plan = make_plan(model, (image.shape[2], image.shape[3]), host, tile)
+    check_wrap(wrap)
+    size = (image.shape[2], image.shape[3])
+    _check_cells(model, size, wrap)
+    plan = make_plan(model, size, host, tile, wrap)
     if overlap:
         plan = replace(plan, overlap=-(-overlap // model.codec.factor))
 
@@ -174,7 +186,7 @@ def sample_image(
         meter.show(Preview(model.codec, lr, image))
     eps = noise_like(lr, seed) if model.method.noise else None
     u = plan.tiling(model).velocity(model.velocity(runs[0].guidance), meter.on_tile, plan.device)
-    x0 = blend([model.method.sample(u, lr, eps, run) for run in runs], mask, image, model.codec)
+    x0 = blend([model.method.sample(u, lr, eps, run) for run in runs], mask, image, model.codec, plan.wrap)
     height, width = (-(-side // model.codec.factor) for side in image.shape[-2:])
     return x0[..., :height, :width]
 
@@ -189,7 +201,32 @@ def encode(model: Model, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
     """Latent of an image (1, 3, H, W) in [0, 1], its right and bottom edges repeated to fill the plan's cells."""
     height, width = (cells * model.codec.factor for cells in plan.cells)
     padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
-    return model.codec.encode(padded, plan.bands(meter.bands()))
+    down, along = _beyond(model, plan.wrap)
+    around = surround(padded, down * model.codec.factor, along * model.codec.factor, plan.wrap)
+    return without(model.codec.encode(around, plan.bands(meter.bands())), down, along)
+
+
+def decode(model: Model, latent: Tensor, meter: Meter, plan: Plan) -> Tensor:
+    """Image (1, 3, H, W) of a latent, not clamped."""
+    down, along = _beyond(model, plan.wrap)
+    image = model.codec.decode(surround(latent, down, along, plan.wrap), plan.bands(meter.bands()))
+    return without(image, down * model.codec.factor, along * model.codec.factor)
+
+
+def _beyond(model: Model, wrap: str) -> tuple[int, int]:
+    """Cells, down and along, that a codec is to see of the opposite edges."""
+    return model.codec.reach * ("y" in wrap), model.codec.reach * ("x" in wrap)
+
+
+def _check_cells(model: Model, size: tuple[int, int], wrap: str) -> None:
+    """Raise :class:`UserError` unless the sides along which edges meet are whole cells of the network."""
+    cell = model.codec.factor * model.network.stride
+    for name, axis, side in zip(("height", "width"), "yx", size, strict=True):
+        if axis in wrap and side % cell:
+            raise UserError(
+                f"the image's {name} is {side} pixels; to wrap around it has to be a multiple of {cell}, "
+                f"as {max(round(side / cell), 1) * cell}"
+            )
 
 
 def check_seed(seed: int) -> None:
@@ -224,10 +261,16 @@ def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tu
     return size
 
 
-def painted_size(model: Model, image: Tensor, size: tuple[int, int]) -> tuple[int, int]:
-    """Size (height, width) at which a model paints what is to have ``size``: see :attr:`.model.Model.least_factor`."""
+def painted_size(model: Model, image: Tensor, size: tuple[int, int], wrap: str = "") -> tuple[int, int]:
+    """Size (height, width) at which a model paints what is to have ``size``: see :attr:`.model.Model.least_factor`.
+
+    Where edges meet it is whole cells of the network, so that one cell follows another there too.
+    """
+    cell = model.codec.factor * model.network.stride
     least = (round(model.least_factor * side) for side in image.shape[-2:])
-    return tuple(max(pair) for pair in zip(size, least, strict=True))  # pyright: ignore[reportReturnType]
+    sides = (max(pair) for pair in zip(size, least, strict=True))
+    whole = (-(-side // cell) * cell if axis in wrap else side for axis, side in zip("yx", sides, strict=True))
+    return tuple(whole)  # pyright: ignore[reportReturnType]
 
 
 def override(look: Look, steps: int | None, guidance: float | None, realism: float | None = None) -> Look:

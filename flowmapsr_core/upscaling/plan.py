@@ -44,6 +44,7 @@ class Plan:
         picture: memory that the picture itself takes, whatever the tiles and bands, in bytes.
         peak: estimate of the memory that the device needs beside the weights, in bytes.
         free: memory that was free there, in bytes.
+        wrap: which edges of the picture meet, see :mod:`..images.wrap`.
     """
 
     device: torch.device
@@ -56,6 +57,7 @@ class Plan:
     picture: int = 0
     peak: int = 0
     free: int = 0
+    wrap: str = ""
 
     @property
     def store(self) -> torch.device:
@@ -68,7 +70,7 @@ class Plan:
 
     def tiling(self, model: Model) -> Tiling:
         """How a velocity is evaluated."""
-        return tiling_for(model.network, self.tile, self.overlap, self.batch)
+        return tiling_for(model.network, self.tile, self.overlap, self.batch, self.wrap)
 
     def evaluations(self, model: Model, steps: int) -> int:
         """Tiles that are evaluated in all."""
@@ -96,7 +98,7 @@ class Plan:
         return f"the picture itself takes about {gib}, whatever the tile; close other programs or use a smaller scale"
 
 
-def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None = None) -> Plan:
+def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None = None, wrap: str = "") -> Plan:
     """Plan for an output of ``size`` (height, width) on a device.
 
     Args:
@@ -105,6 +107,7 @@ def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None 
         host: the machine that does the work. Half of its free memory is left to the picture itself and to other
             programs; a picture that needs more lies in host memory.
         tile: longest side of a tile in output pixels, 0 for none, None to choose.
+        wrap: which edges meet.
 
     Raises:
         UserError: the tile is negative.
@@ -116,7 +119,7 @@ def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None 
     half = free // 2
     budget = min(half, CPU_BUDGET) if device.type == "cpu" else half
     per_cell = model.network.floats_per_cell * model.dtype.itemsize
-    side = -(-tile // codec.factor) if tile is not None else _largest_tile(model, cells, budget / per_cell)
+    side = -(-tile // codec.factor) if tile is not None else _largest_tile(model, cells, budget / per_cell, wrap)
     blended = 0 < side < max(cells) and model.network.receptive_radius is None
     batch = min(max(int(budget / (per_cell * side**2)), 1), MOST_AT_ONCE) if blended else 1
 
@@ -126,7 +129,8 @@ def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None 
     bands = Bands(max(min(BAND_BUDGET, half) * height // (2 * whole), FEWEST_ROWS)) if whole else None
     offload = device.type != "cpu" and (picture > half or min(whole, codec.memory(height, width, bands)) > half)
     rows = bands.rows if bands and (whole > half or offload) else 0
-    plan = Plan(device, cells, side, _overlap(model, side), batch, rows, offload, picture, free=free)
+    overlap = _overlap(model, side or (max(cells) if wrap else 0))
+    plan = Plan(device, cells, side, overlap, batch, rows, offload, picture, free=free, wrap=wrap)
     return replace(plan, peak=_peak(plan, model))
 
 
@@ -154,11 +158,12 @@ def _overlap(model: Model, tile: int) -> int:
     return tile // OVERLAP if model.network.receptive_radius is None else 0
 
 
-def _largest_tile(model: Model, cells: tuple[int, int], affordable: float) -> int:
-    """Side of the largest tile that is affordable, 0 if the whole latent is."""
-    if math.prod(cells) <= affordable:
-        return 0
+def _largest_tile(model: Model, cells: tuple[int, int], affordable: float, wrap: str) -> int:
+    """Side of the largest tile that is affordable, 0 if the whole latent is, and what is around it where edges meet."""
     radius, stride = model.network.receptive_radius, model.network.stride
+    beyond = _overlap(model, max(cells)) if radius is None else 2 * radius
+    if math.prod(length + beyond * (axis in wrap) for axis, length in zip("yx", cells, strict=True)) <= affordable:
+        return 0
     side = min(int(affordable**0.5), LARGEST_BLEND) if radius is None else int(affordable**0.5) - 2 * radius
     # with less than the halo on either side, most of the work would be on halos
     return max(side, SMALLEST_TILE, radius or 0) // stride * stride

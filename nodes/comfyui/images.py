@@ -23,10 +23,10 @@ def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
     return channels[:, :3], channels[:, 3:] if channels.shape[1] == 4 else None
 
 
-def join_alpha(color: Tensor, alpha: Tensor | None = None) -> Tensor:
-    """A ComfyUI image of colour (B, 3, H, W) and alpha, which is resized to it."""
+def join_alpha(color: Tensor, alpha: Tensor | None = None, wrap: str = "") -> Tensor:
+    """A ComfyUI image of colour (B, 3, H, W) and alpha, which is resized to it; ``wrap`` says which edges meet."""
     if alpha is not None:
-        color = torch.cat([color, resize_alpha(alpha, color)], dim=1)
+        color = torch.cat([color, resize_alpha(alpha, color, wrap)], dim=1)
     return color.movedim(1, -1)
 
 

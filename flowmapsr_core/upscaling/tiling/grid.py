@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 Box = tuple[int, int, int, int]
@@ -26,3 +27,24 @@ def crop(x: Tensor, box: Box) -> Tensor:
     """The part of (B, C, H, W) that is in a box; a view."""
     top, left, bottom, right = box
     return x[..., top:bottom, left:right]
+
+
+def crop_around(x: Tensor, box: Box) -> Tensor:
+    """As :func:`crop`, of a box that goes on at the opposite edge where it leaves x."""
+    if is_inside(x, box):
+        return crop(x, box)
+    for dim, places in zip((-2, -1), around(x, box), strict=True):
+        x = x.index_select(dim, places)
+    return x
+
+
+def around(x: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+    """Rows and columns of (B, C, H, W) that are in a box which goes on at the opposite edge where it leaves x."""
+    top, left, bottom, right = box
+    rows, columns = (torch.arange(*span, device=x.device) for span in ((top, bottom), (left, right)))
+    return rows % x.shape[-2], columns % x.shape[-1]
+
+
+def is_inside(x: Tensor, box: Box) -> bool:
+    """Whether a box lies within (B, C, H, W)."""
+    return min(box[:2]) >= 0 and box[2] <= x.shape[-2] and box[3] <= x.shape[-1]
