@@ -38,7 +38,7 @@ def test_a_condition_is_the_picture_itself(photo):
 @pytest.mark.parametrize("method", [CTMSR(), FlowMapMethod(noise=0.1)])
 def test_noise_is_refused_in_one_line(method):
     config = CompactNetConfig(unshuffle=2, width=8, layers=1, inputs=method.images)
-    with pytest.raises(UserError, match="^mine starts from noise; give a model that"):
+    with pytest.raises(UserError, match=r"^mine starts from noise; give a model that"):
         OneEvaluation(Model(FlowMap(CompactNet(config), method), PixelCodec()), "mine")
 
 

@@ -11,15 +11,13 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..atomic import remove_partials
+from ..atomic import ABANDONED, remove_partials
 from ..errors import UserError
 from ..images.picture_files import READABLE, WRITABLE, check_writable
 from ..upscaling.memory import is_out_of_memory
 from .share import Share
 
 log = logging.getLogger("flowmapsr")
-
-ABANDONED = 3600.0  # seconds after which a half-written file is no process's any more
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def description(model: Model) -> str:
     least = f" of at least {model.least_factor:g} (shrink what is to be smaller afterwards)"
     return (
         f"One evaluation of the FlowMapSR model {model.info.get('title', '')}, ONNX opset {OPSET}, float32.\n"
-        "lr: (n, 3, height, width), RGB in [0, 1] with the transfer curve of sRGB: the low-resolution picture, enlarged "
+        "lr: (n, 3, height, width), RGB in [0, 1] as files have it: the low-resolution picture, enlarged "
         f"to its final size by bicubic interpolation, a factor{least if model.least_factor > 1 else ''}, and clamped.\n"
         f"realism: one number from 0 (closest to the source) to 1 (most detail); looks: {looks}.\n"
         "hr: (n, 3, height, width), RGB about [0, 1], to be clamped.\n"
