@@ -318,6 +318,12 @@ def test_what_the_command_does_not_do_is_named(tmp_path):
     assert through(_1=low_res, _6=make_node("FlowMapSR_Upscale", **upscale | {"image": ["1", 1]})) == [
         "output 1 of FlowMapSR_LoadLowRes"
     ]
+    matched = make_node("FlowMapSR_MatchColor", image=["6", 0], reference=["1", 0], method="lab", strength=1.0)
+    assert through(_7=matched, _9=make_node("FlowMapSR_Save", images=["7", 0])) == ["FlowMapSR_MatchColor"]
+    degraded = make_node("FlowMapSR_Degrade", image=["1", 0], factor=2.0, preset="bicubic", seed=1)
+    assert through(_7=degraded, _6=make_node("FlowMapSR_Upscale", **upscale | {"image": ["7", 0]})) == [
+        "FlowMapSR_Degrade"
+    ]
     masked = make_node("FlowMapSR_Upscale", **upscale | {"realism_mask": ["8", 0]})
     assert history({**plain, "6": masked, "8": make_node("SolidMask", value=1.0)}, "9")["realism_mask"] is True
     assert through(_6=make_node("FlowMapSR_Upscale", **upscale | {"unheard_of": "x"})) == [

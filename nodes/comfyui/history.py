@@ -5,7 +5,6 @@ a node and the number of its output.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ from .loading import FP8
 from .model_files import model_path
 from .source import file_name
 
-Prompt = dict[str, dict[str, Any]]
+Node = dict[str, Any]
+Prompt = dict[str, Node]
+Line = list[tuple[Node, int]]  # nodes that a picture has passed, last first, and the outputs that it left them by
 
 UPSCALE, SAMPLER, MATCH, LOW_RES = (f"FlowMapSR_{name}" for name in ("Upscale", "Sampler", "MatchColor", "LoadLowRes"))
 LOAD_MODEL, LOAD_LORA = "FlowMapSR_LoadModel", "FlowMapSR_LoadLoRA"
@@ -54,21 +55,20 @@ def history(prompt: Prompt, node: str) -> Record:
     """
     line = list(_line(prompt, node))
     kinds = [passed["class_type"] for passed, _ in line]
-    makers = [passed for passed, _ in line if passed["class_type"] in MAKERS]
     through = {kind for kind in kinds if kind not in KNOWN}
-    through |= {kind for kind, times in Counter(kinds).items() if times > 1}
     record: Record = {}
     if kinds and kinds[-1] in LOADERS and isinstance(name := line[-1][0]["inputs"].get("image"), str):
         record["source"] = file_name(name)
-    if makers:
-        through |= {maker["class_type"] for maker in makers[1:]} | _beyond(prompt, makers[0])
-        through |= _otherwise(prompt, makers[0], line)
-        record |= _settings(prompt, makers[0], [passed for passed, _ in line])
+    place = next((place for place, kind in enumerate(kinds) if kind in MAKERS), None)
+    if place is not None:
+        maker, after, before = line[place][0], line[:place], line[place + 1 :]
+        through |= _beyond(prompt, maker) | _otherwise(prompt, maker, after, before)
+        record |= _settings(prompt, maker, after)
     return {**record, "through": sorted(through)} if through else record
 
 
-def _line(prompt: Prompt, node: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """The nodes that a picture has passed on its way to another, last first, and the outputs that it left them by."""
+def _line(prompt: Prompt, node: str) -> Iterator[tuple[Node, int]]:
+    """The line that a picture has come by to a node."""
     while link := next(filter(_is_link, (prompt.get(node, {}).get("inputs", {}).get(name) for name in PICTURE)), None):
         node, slot = link
         if node in prompt:
@@ -87,7 +87,7 @@ def _value(prompt: Prompt, given: Any) -> Any:
     return _value(prompt, held["value"]) if list(held) == ["value"] else None
 
 
-def _beyond(prompt: Prompt, maker: dict[str, Any]) -> set[str]:
+def _beyond(prompt: Prompt, maker: Node) -> set[str]:
     """What a node that makes pictures was given beside what the command can be told."""
     kind, found = maker["class_type"], set()
     for name, given in maker["inputs"].items():
@@ -99,24 +99,27 @@ def _beyond(prompt: Prompt, maker: dict[str, Any]) -> set[str]:
     return found
 
 
-def _otherwise(prompt: Prompt, maker: dict[str, Any], line: list[tuple[dict[str, Any], int]]) -> set[str]:
-    """Where known nodes are linked in another way than the command does their work."""
-    (loader, slot), found = line[-1], set()
-    wanted = 1 if maker["class_type"] == SAMPLER else 0  # Load Low-Res Image's upscaled, and its lr
-    if loader["class_type"] in LOADERS and slot != wanted:
+def _otherwise(prompt: Prompt, maker: Node, after: Line, before: Line) -> set[str]:
+    """Where known nodes stand in another place than the command does their work, or are linked in another way."""
+    loader, slot = next((passed for passed in before if passed[0]["class_type"] in LOADERS), (None, None))
+    found = {passed["class_type"] for passed, _ in before if passed["class_type"] not in LOADERS}
+    wanted = 0 if maker["class_type"] == UPSCALE else 1  # Load Low-Res Image's lr, and its upscaled
+    if loader is not None and slot != wanted:
         found.add(f"output {slot} of {loader['class_type']}")
-    for passed, _ in line:
-        number, output = passed["inputs"].get("reference") or (None, 0)
-        if passed["class_type"] == MATCH and (prompt.get(number) is not loader or output != 0):
+    matching = [passed["inputs"] for passed, _ in after if passed["class_type"] == MATCH]
+    if len(matching) > wanted:
+        found.add(MATCH)
+    for number, output in (inputs["reference"] for inputs in matching):
+        if prompt.get(number) is not loader or output != 0:
             found.add(f"{MATCH} to another reference")
-    if maker["class_type"] == SAMPLER:
+    if loader is not None and maker["class_type"] == SAMPLER:
         given = {name: _value(prompt, value) for name, value in loader["inputs"].items()}
-        factor = given.get("factor") if given.get("size_by") == "factor" else None
-        found |= set() if factor and factor >= SURE else {f"{SAMPLER} at a factor that is not {SURE} or more"}
+        if given.get("size_by") != "factor" or not (given.get("factor") or 0) >= SURE:
+            found.add(f"{SAMPLER} at what may be a factor below {SURE}")
     return found
 
 
-def _settings(prompt: Prompt, maker: dict[str, Any], line: list[dict[str, Any]]) -> Record:
+def _settings(prompt: Prompt, maker: Node, after: Line) -> Record:
     """The model and the settings of a node that makes pictures; empty where another node gives one of them."""
     given = {name: _value(prompt, value) for name, value in maker["inputs"].items()}
     try:
@@ -129,7 +132,7 @@ def _settings(prompt: Prompt, maker: dict[str, Any], line: list[dict[str, Any]])
             mean = given["steps"] == POSTERIOR_MEAN
             realism = 0.0 if mean else given.get("realism", 1.0)
             look = Look(1 if mean else int(given["steps"]), given["guidance"], 1, realism)
-            matched = [node["inputs"] for node in line if node["class_type"] == MATCH]
+            matched = [passed["inputs"] for passed, _ in after if passed["class_type"] == MATCH]
             color, strength = "none", 1.0
             if matched:
                 color, strength = (_value(prompt, matched[0][key]) for key in ("method", "strength"))
