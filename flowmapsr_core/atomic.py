@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors import UserError
 
 PARTIAL = ".partial"
+ABANDONED = 3600.0  # seconds after which a half-written file is no process's any more
 # What Windows says of a file that another program has open, or mapped into its memory as ComfyUI has a model.
 OPEN_ELSEWHERE = (5, 32, 1224)  # ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_USER_MAPPED_FILE
 

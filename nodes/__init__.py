@@ -12,6 +12,7 @@ from .load_low_res import LoadLowRes
 from .load_model import LoadModel
 from .match_color import MatchColor
 from .sampler import Sampler
+from .save import Save
 from .upscale import Upscale
 from .upscale_video import UpscaleVideo
 
@@ -20,4 +21,4 @@ class FlowMapSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         check_versions()
         nodes = [LoadModel, LoadLoRA, LoadLowRes, Sampler, DecodeTiled, Upscale, MatchColor, Degrade, Compare]
-        return [*nodes, InventionMap, UpscaleVideo]
+        return [*nodes, InventionMap, Save, UpscaleVideo]

@@ -13,12 +13,13 @@ from torch import Tensor
 from ..flowmapsr_core import UserError
 from ..flowmapsr_core.images.alpha import fill_transparent
 from ..flowmapsr_core.images.batch import batch_of
-from ..flowmapsr_core.images.picture_files import read_frames
+from ..flowmapsr_core.images.picture_files import Picture, read_frames
 from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
 from ..flowmapsr_core.upscaling.soft import find_detail, shrink
 from .comfyui.images import join_alpha, singles, split_alpha
 from .comfyui.schema import make_schema
+from .comfyui.source import Source, SourceType
 from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 log = logging.getLogger("flowmapsr")
@@ -92,6 +93,9 @@ class LoadLowRes(io.ComfyNode):
                 ),
                 io.Int.Output(display_name="width", tooltip="Width of the output in pixels."),
                 io.Int.Output(display_name="height", tooltip="Height of the output in pixels."),
+                SourceType.Output(
+                    display_name="source", tooltip="The file's name and what it says of the photograph, to save with."
+                ),
             ],
         )
 
@@ -119,9 +123,11 @@ class LoadLowRes(io.ComfyNode):
         auto: bool = False,
         wrap: str = NO_WRAP,
     ) -> io.NodeOutput:
-        wrap = wrap_of(wrap)
+        wrap, source = wrap_of(wrap), None
         if pixels is None:
-            lr, alpha = load_images(Path(folder_paths.get_annotated_filepath(image)))
+            frames = load_frames(Path(folder_paths.get_annotated_filepath(image)))
+            source = Source.of(frames[0], image)
+            lr, alpha = batch_of_frames(frames)
         else:
             lr, alpha = split_alpha(pixels)
         lr = fill_transparent(lr, alpha, wrap)
@@ -137,7 +143,7 @@ class LoadLowRes(io.ComfyNode):
         upscaled = batch_of(len(lr), (resize(single, size, wrap=wrap).clamp(0, 1) for single in singles(lr)))
         shape = (len(lr), 1, *size)
         opaque = torch.ones(shape, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled, wrap)
-        return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), 1 - opaque[:, 0], size[1], size[0])
+        return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), 1 - opaque[:, 0], size[1], size[0], source)
 
 
 def input_images() -> list[str]:
@@ -147,12 +153,17 @@ def input_images() -> list[str]:
     return sorted(folder_paths.filter_files_content_types(files, ["image"]))
 
 
-def load_images(path: Path) -> tuple[Tensor, Tensor | None]:
-    """The pages or frames of a file that have the first one's size: colour (B, 3, H, W), and alpha if any has it."""
+def load_frames(path: Path) -> list[Picture]:
+    """The pages or frames of a file that have the first one's size."""
     frames = read_frames(path)
     batch = [frame for frame in frames if frame.color.shape == frames[0].color.shape]
     if others := len(frames) - len(batch):
         log.warning("%s: %d of %d pages have another size and are left out", path, others, len(frames))
+    return batch
+
+
+def batch_of_frames(batch: list[Picture]) -> tuple[Tensor, Tensor | None]:
+    """Colour (B, 3, H, W) of pictures of one size, and alpha if any has it."""
     color = torch.cat([frame.color for frame in batch])
     if all(frame.alpha is None for frame in batch):
         return color, None

@@ -44,6 +44,32 @@ OPEN = """text => new Promise(resolve => {
     }
     app.handleFile(new File([text], 'workflow.json', { type: 'application/json' }))
 })"""
+# a photograph from its file to another one
+PHOTOGRAPH = """form => {
+    app.graph.clear()
+    const types = ['FlowMapSR_LoadLowRes', 'FlowMapSR_Upscale', 'FlowMapSR_Save']
+    const [load, upscale, save] = types.map(type => LiteGraph.createNode(type))
+    for (const node of [load, upscale, save]) app.graph.add(node)
+    load.connect(0, upscale, 0)
+    upscale.connect(0, save, 0)
+    load.connect(5, save, save.inputs.findIndex(input => input.name === 'source'))
+    load.widgets.find(widget => widget.name === 'image').value = 'example.png'
+    save.widgets.find(widget => widget.name === 'format').value = form
+}"""
+# as if a picture of the output folder were dropped on the page
+DROP = """async ([name, type]) => {
+    const picture = await (await fetch(`/view?type=output&filename=${encodeURIComponent(name)}`)).blob()
+    app.graph.clear()
+    await new Promise(resolve => {
+        const load = app.loadGraphData
+        app.loadGraphData = async function (...values) {
+            app.loadGraphData = load
+            await load.apply(this, values)
+            resolve()
+        }
+        app.handleFile(new File([picture], name, { type }))
+    })
+}"""
 SAVE = "() => JSON.parse(JSON.stringify(app.graph.serialize()))"
 UNKNOWN = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
 SHOWN = """([id, names]) => names.every(name => {
@@ -209,10 +235,24 @@ def test_a_painted_mask_says_where_the_look_is_taken(server, page, complaints):
     assert complaints == []
 
 
+@pytest.mark.parametrize("form", ["png", "png 16-bit", "webp"])
+def test_a_saved_photograph_is_shown_and_opens_its_workflow(server, page, complaints, form):
+    page.evaluate(PHOTOGRAPH, form)
+    queued = page.evaluate(SAVE)
+    (((node, (image,)),)) = run(server, page).items()
+    assert image["filename"].startswith("example_0000")
+    page.wait_for_function(SHOWN, arg=[node, [image["filename"]]])
+    page.evaluate(DROP, [image["filename"], f"image/{form.split()[0]}"])
+    opened = page.evaluate(SAVE)
+    assert values(opened) == values(queued)
+    assert len(opened["links"]) == len(queued["links"]) == 3
+    assert complaints == []
+
+
 def test_every_changed_value_survives_save_and_reload(page, complaints):
     page.evaluate(MOVED)
     changed = values(page.evaluate(SAVE))
-    assert len(changed) == 10
+    assert len(changed) == 11
     assert values(reload(page)) == changed
     assert complaints == []
 

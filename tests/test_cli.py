@@ -450,7 +450,8 @@ def test_inspect(capsys, image):
     for name in (SHIPPED["built-in"], *SHIPPED):
         assert run("inspect", name) == 0
         assert "kind: checkpoint" in capsys.readouterr().out
-    assert run("inspect", image) == 2
+    assert run("inspect", image) == 0
+    assert "kind: picture" in capsys.readouterr().out
 
 
 def test_inspect_of_other_people_s_files(tmp_path, small_model, capsys):

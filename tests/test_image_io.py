@@ -337,3 +337,36 @@ def test_a_png_of_many_chunks_is_whole(tmp_path, monkeypatch):
     write_picture(Picture(content, bits=16), tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().count(b"IDAT") > 5
     assert torch.equal(read_picture(tmp_path / "out.png").color, content)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg", ".tif"])
+def test_texts_are_where_programs_look_for_them(tmp_path, caplog, suffix, bits):
+    exif = Image.Exif()
+    exif[MAKE] = "Camera"
+    path, texts = tmp_path / f"out{suffix}", {"prompt": '{"1": "a:b"}', "workflow": "[]"}
+    metadata = {"exif": exif.tobytes(), "xmp": b"<x/>", "text": texts}
+    caplog.set_level("WARNING", "flowmapsr")
+    write_picture(Picture(torch.rand(1, 3, 9, 14), bits=bits, metadata=metadata), path)
+    assert not caplog.text
+    with Image.open(path) as image:
+        found = dict(image.getexif())
+        assert found.pop(MAKE) == "Camera"
+        if suffix == ".png":
+            assert {key: image.info[key] for key in texts} == texts
+        assert set(found.values()) >= ({f"{key}:{text}" for key, text in texts.items()} if suffix == ".webp" else set())
+    again = read_picture(path).metadata  # they are about that file, and not about what is made of it
+    exif.load(again["exif"])
+    assert exif.keys() == {MAKE, EXIF_IFD}
+    assert "text" not in again
+
+
+def test_quality_is_that_of_jpeg_and_webp(tmp_path):
+    picture = Picture(torch.rand(1, 3, 90, 140))
+    for suffix in (".png", ".webp", ".jpg", ".tif"):
+        sizes = []
+        for quality in (50, 95):
+            path = tmp_path / f"{quality}{suffix}"
+            write_picture(picture, path, quality)
+            sizes.append(path.stat().st_size)
+        assert sizes[0] == sizes[1] if suffix in (".png", ".tif") else sizes[0] < 0.8 * sizes[1]

@@ -175,9 +175,10 @@ def test_the_command_maps_and_records(source, tmp_path):
     records = [read_record(path) for path in (output, maps, tmp_path / "maps" / "map-heat.png")]
     assert records == [
         {
-            "model": "FlowMapSR mini", "hash": model.info["hash_sha256"], "steps": 1, "guidance": 1.0, "realism": 1.0,
-            "seed": 5, "color": "lr-residual", "color_strength": 1.0, "dtype": "float32", "from": "122x90",
-            "to": "244x180", "invention": pytest.approx(expected.mean().item(), abs=1e-4),
+            "model": "FlowMapSR mini", "hash": model.info["hash_sha256"], "model_file": "built-in",
+            "steps": 1, "guidance": 1.0, "realism": 1.0, "seed": 5, "color": "lr-residual", "color_strength": 1.0,
+            "dtype": "float32", "source": source.name, "from": "122x90", "to": "244x180",
+            "invention": pytest.approx(expected.mean().item(), abs=1e-4),
         }
     ] * 3  # fmt: skip
     assert run("upscale", source, "--output", output, "--scale", 2, "--look", "faithful", "--quiet") == 0

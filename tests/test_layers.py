@@ -126,7 +126,17 @@ def test_requirements_are_the_packages_that_comfyui_does_not_bring():
 # What a package is called where it is imported, if not by its name; and what nobody needs for the rest to work.
 PACKAGES = {"PIL": "pillow", "ot": "POT"}
 OPTIONAL = {
-    "flowmapsr_core": {"accelerate", "av", "matplotlib", "POT", "pyiqa", "spandrel", "torchmetrics", "transformers"},
+    "flowmapsr_core": {
+        "accelerate",
+        "av",
+        "matplotlib",
+        "onnxscript",
+        "POT",
+        "pyiqa",
+        "spandrel",
+        "torchmetrics",
+        "transformers",
+    },
     "trainer": set(),
     "nodes": {"av"},  # which ComfyUI brings
 }

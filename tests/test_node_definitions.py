@@ -11,7 +11,8 @@ FROZEN = {
     "FlowMapSR_LoadModel": "model COMBO, weight_dtype COMBO -> model FLOWMAPSR_MODEL, vae VAE",
     "FlowMapSR_LoadLoRA": "model FLOWMAPSR_MODEL, lora COMBO, scale FLOAT -> model FLOWMAPSR_MODEL",
     "FlowMapSR_LoadLowRes": "image COMBO, size_by COMBO, factor FLOAT, longest_edge INT, megapixels FLOAT, "
-    "pixels? IMAGE, auto? BOOLEAN, wrap? COMBO -> lr IMAGE, upscaled IMAGE, alpha MASK, width INT, height INT",
+    "pixels? IMAGE, auto? BOOLEAN, wrap? COMBO -> lr IMAGE, upscaled IMAGE, alpha MASK, width INT, height INT, "
+    "source FLOWMAPSR_SOURCE",
     "FlowMapSR_Sampler": "model FLOWMAPSR_MODEL, image IMAGE, steps COMBO, guidance FLOAT, tile INT, overlap INT, "
     "prompt STRING, vae? VAE, clip? CLIP, positive? CONDITIONING, realism? FLOAT, seed? INT, realism_mask? MASK, "
     "wrap? COMBO -> latent LATENT",
@@ -23,6 +24,7 @@ FROZEN = {
     "FlowMapSR_Compare": "image IMAGE, reference IMAGE -> text STRING, side_by_side IMAGE",
     "FlowMapSR_InventionMap": "image IMAGE, source IMAGE, look COMBO, model? FLOWMAPSR_MODEL, "
     "wrap? COMBO -> map MASK, heat IMAGE, score FLOAT",
+    "FlowMapSR_Save": "images IMAGE, filename_prefix STRING, format COMBO, quality INT, source? FLOWMAPSR_SOURCE -> ",
     "FlowMapSR_UpscaleVideo": "video VIDEO, factor FLOAT, look COMBO, model? FLOWMAPSR_MODEL, seed? INT -> video VIDEO",
 }
 DEFINITIONS = {name: node for name, node in json.loads(OBJECT_INFO.read_text()).items() if is_ours(name)}

@@ -1,4 +1,4 @@
-"""The ``flowmapsr`` command: upscale, degrade, evaluate, merge, convert, inspect, a module each."""
+"""The ``flowmapsr`` command: upscale, degrade, evaluate, merge, convert, export, inspect, a module each."""
 
 import io
 import logging

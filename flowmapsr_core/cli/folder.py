@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..atomic import remove_partials
+from ..atomic import ABANDONED, remove_partials
 from ..errors import UserError
 from ..images.picture_files import READABLE, WRITABLE, check_place, check_writable
 from ..upscaling.memory import is_out_of_memory
@@ -20,8 +20,6 @@ from ..video.encodings import WRITABLE as WRITABLE_CLIPS
 from .share import Share
 
 log = logging.getLogger("flowmapsr")
-
-ABANDONED = 3600.0  # seconds after which a half-written file is no process's any more
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,13 @@ def make_parser() -> argparse.ArgumentParser:
             "make a checkpoint of an upscaler, an LBM or SDXL model",
             "Make a checkpoint to train from.",
         ),
-        ("inspect", _add_inspect, "say what a checkpoint or LoRA is", "Say what a checkpoint or LoRA is."),
+        ("export", _add_export, "write a model as an ONNX file", "Write one evaluation of a model as an ONNX file."),
+        (
+            "inspect",
+            _add_inspect,
+            "say what a model is, or how a picture was made",
+            "Say what a checkpoint or LoRA is, or how FlowMapSR made a picture, and by which command again.",
+        ),
     ):
         add_arguments(commands.add_parser(name, help=summary, description=description))
     return parser
@@ -147,8 +153,15 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     add("--license", metavar="TEXT", help="licence of the source, to be kept in the file")
 
 
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="as --model of upscale; one that works on pixels, such as built-in or local")
+    add("--output", type=Path, required=True, metavar="FILE", help=".onnx file to write")
+
+
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help=".safetensors file, or what --model of upscale takes")
+    parser.add_argument("file", type=Path, metavar="FILE",
+        help="image, .safetensors file, or what --model of upscale takes")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

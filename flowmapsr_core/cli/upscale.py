@@ -16,11 +16,12 @@ from ..errors import UserError
 from ..files.checkpoint import load_model
 from ..files.lora import merge_loras, pair_scales
 from ..files.prompts import set_prompt
+from ..files.sources import HUB
 from ..images.alpha import fill_transparent
 from ..images.color import check_color
 from ..images.heat import heat_picture
 from ..images.picture_files import Picture, check_fits, read_picture, write_picture
-from ..images.record import Record, with_record
+from ..images.record import Record, in_pixels, with_record
 from ..images.resize import resize, resize_alpha
 from ..method.looks import DEFAULT_LORA_SCALE, find_look
 from ..model import Model
@@ -38,13 +39,12 @@ from ..upscaling.pipeline import (
     warn_of_unlearned,
 )
 from ..upscaling.realism_mask import read_mask
-from ..upscaling.soft import DEFAULT_SCALE, Detail, find_detail, in_pixels, shrink
+from ..upscaling.remake import settings_record
+from ..upscaling.soft import DEFAULT_SCALE, Detail, find_detail, shrink
 from ..video.making import Enlarge
 from .clips import run_clips
 from .folder import Job, Make, Task, plan_jobs, run_jobs
 from .share import Share
-
-MODEL_KEYS = {"model": "title", "hash": "hash_sha256"}  # what a record calls them, and a model's metadata
 
 
 def run(options: Namespace) -> int:
@@ -103,18 +103,18 @@ def _record(model: Model, options: Namespace, loras: Sequence[tuple[Path, float]
     """What all pictures of a run say of how they were made: which model, and the settings as they were followed."""
     look = find_look(options.look, model.looks)
     settings = as_trained(model, override(look, options.steps, options.guidance, options.realism))
-    record: Record = {name: model.info[key] for name, key in MODEL_KEYS.items() if key in model.info}
-    record |= {"steps": settings.steps, "guidance": settings.guidance, "realism": settings.realism}
-    record |= {"seed": options.seed, "color": options.color, "color_strength": options.color_strength}
+    record = settings_record(
+        model.info, options.model if options.model.startswith(HUB) else Path(options.model).name, settings,
+        seed=options.seed, color=options.color, color_strength=options.color_strength, dtype=model.dtype,
+        loras={path.name: scale * look.lora_scale for path, scale in loras if look.lora_scale},
+    )  # fmt: skip
     if options.realism_mask is not None:
         record["realism_mask"] = options.realism_mask.name
     if options.wrap:
         record["wrap"] = options.wrap
     if options.prompt is not None:
         record["prompt"] = options.prompt
-    if look.lora_scale and loras:
-        record["loras"] = {path.name: scale * look.lora_scale for path, scale in loras}
-    return {**record, "dtype": str(model.dtype).removeprefix("torch.")}
+    return record
 
 
 def _upscale(
@@ -131,7 +131,7 @@ def _upscale(
     size = _wanted(options, source, found)
     for file in job.made:
         check_fits(picture, size, file)
-    record = record | {"from": in_pixels(before)}
+    record = record | {"source": job.source.name, "from": in_pixels(before)}
     if found is not None and not options.quiet:
         tqdm.write(f"{job.source.name}: {found.describe(size)}", file=sys.stderr)
     if found is not None and (shrunk := found.shrunk(size)) != before:

@@ -8,11 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..atomic import remove_partials, write_text
+from ..atomic import ABANDONED, remove_partials, write_text
 from ..images.picture_files import Picture, write_picture
 from .cases import Case
-
-ABANDONED = 3600.0  # seconds after which a half-written file is no process's any more
 
 Value = float | str  # a figure, or why there is none
 Settings = dict[str, Any]  # of a method, as JSON data

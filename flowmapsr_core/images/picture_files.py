@@ -32,15 +32,18 @@ LONGEST_SIDE = {"WEBP": 16383, "JPEG": 65500}
 TIFF_BYTES = 2**32 - 2**24  # its offsets have 32 bits; some room is left for metadata
 OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 4},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"quality": 95, "method": 4},
+    "JPEG": {"subsampling": 0},
+    "WEBP": {"method": 4},
 }
+QUALITY = 95
 LACK_OF_MEMORY = ("out of memory", "decoder error -9", "can't allocate memory")  # as Pillow, libtiff and torch say it
 ORIENTATION = 0x0112
 # EXIF that describes how this file stores its pixels (orientation included: they are upright from here on)
 LAYOUT_TAGS = {ORIENTATION, 254, 255, *range(256, 264), 266, 273, 277, 278, 279, 284, 317, *range(320, 326), 338, 339}
 LAYOUT_TAGS |= {XMP_TAG, ICC_TAG}  # kept as metadata of their own
 LAYOUT_TAGS |= {34377, 37724}  # Photoshop's resources and layers: a thumbnail and the pixels of the file that was
+TEXT_TAGS = range(65000, 65100)  # of those that TIFF leaves to everybody: texts of the file that was
+LAYOUT_TAGS |= {*TEXT_TAGS}
 PIXEL_SIZE_TAGS = (0xA002, 0xA003)
 
 
@@ -53,7 +56,8 @@ class Picture:
         alpha: (1, 1, H, W) float32 in [0, 1], or None.
         gray: the file had no colour.
         bits: 8 or 16 per sample.
-        metadata: what Pillow's ``save`` takes: ICC profile, EXIF (orientation reset), resolution, XMP.
+        metadata: what Pillow's ``save`` takes: ICC profile, EXIF (orientation reset), resolution, XMP. To be written
+            also ``text``, texts by keyword as ComfyUI's page finds them: in PNG, in the EXIF of WebP, and nowhere else.
     """
 
     color: Tensor
@@ -158,11 +162,11 @@ def opened(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
         raise UserError(f"{name} is damaged or truncated ({reason}); copy it again") from error
 
 
-def write_picture(picture: Picture, path: Path) -> None:
+def write_picture(picture: Picture, path: Path, quality: int = QUALITY) -> None:
     """Write an image in the format of its extension, under a temporary name first.
 
     16 bits are kept in PNG and TIFF, alpha in all but JPEG (there it is laid over white), gray stays gray. Metadata
-    that the format cannot hold is left out, with a warning in the log.
+    that the format cannot hold is left out, with a warning in the log. ``quality`` is that of JPEG and WebP, 1 to 100.
     Raises :class:`UserError` if the extension is unknown, the format cannot hold so large a picture, or the file cannot
     be written.
     """
@@ -177,7 +181,7 @@ def write_picture(picture: Picture, path: Path) -> None:
     metadata = _holdable(picture.metadata, samples[:1, :1], path, file_format)
     try:
         with replacing(path) as partial, partial.open("wb") as file:
-            _encode(samples, file, file_format, metadata)
+            _encode(samples, file, file_format, metadata, quality)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another output") from error
 
@@ -267,7 +271,9 @@ def _holdable(metadata: dict[str, Any], pixel: np.ndarray, path: Path, file_form
     return kept
 
 
-def _encode(samples: np.ndarray, file: IO[bytes], file_format: str, metadata: dict[str, Any]) -> None:
+def _encode(
+    samples: np.ndarray, file: IO[bytes], file_format: str, metadata: dict[str, Any], quality: int = QUALITY
+) -> None:
     """Write samples (H, W, C), uint8 or uint16, as a whole file."""
     if file_format == "TIFF":
         write_tiff(samples, file, metadata)
@@ -275,7 +281,8 @@ def _encode(samples: np.ndarray, file: IO[bytes], file_format: str, metadata: di
         write_png(samples, file, metadata)
     else:
         image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
-        image.save(file, file_format, **OPTIONS[file_format], **_save_arguments(metadata, file_format))
+        options = {"quality": quality, **OPTIONS[file_format], **_save_arguments(metadata, file_format)}
+        image.save(file, file_format, **options)
 
 
 def _reason(error: Exception) -> str:
@@ -284,12 +291,20 @@ def _reason(error: Exception) -> str:
 
 
 def _save_arguments(metadata: dict[str, Any], file_format: str) -> dict[str, Any]:
-    """Metadata as the format's ``save`` takes it; PNG has no keyword for XMP."""
-    if file_format != "PNG" or "xmp" not in metadata:
-        return metadata
-    arguments = {key: value for key, value in metadata.items() if key != "xmp"}
-    arguments["pnginfo"] = PngInfo()
-    arguments["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata["xmp"].decode("utf-8", "replace"))
+    """Metadata as the format's ``save`` takes it; PNG has no keyword for XMP, and no format has one for texts."""
+    arguments = {key: value for key, value in metadata.items() if key != "text"}
+    texts = metadata.get("text", {})
+    if file_format == "PNG":
+        arguments["pnginfo"] = PngInfo()
+        for key, text in texts.items():
+            arguments["pnginfo"].add_text(key, text)
+        if "xmp" in metadata:
+            arguments["pnginfo"].add_itxt("XML:com.adobe.xmp", arguments.pop("xmp").decode("utf-8", "replace"))
+    elif file_format == "WEBP" and texts:
+        entries = Image.Exif()
+        entries.load(metadata.get("exif", b""))
+        entries.update({tag: f"{key}:{text}" for tag, (key, text) in zip(TEXT_TAGS, texts.items(), strict=False)})
+        arguments["exif"] = entries.tobytes()
     return arguments
 
 

@@ -6,6 +6,7 @@ a photographer has written stays.
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ PROGRAM = "FlowMapSR "  # ahead of the JSON: other programs show the entry as a 
 LONGEST = 65533  # bytes of EXIF that a JPEG holds
 
 Record = dict[str, Any]  # what JSON can hold
+
+
+def in_pixels(shape: Sequence[int]) -> str:
+    """The size of an image (..., H, W) as a record has it."""
+    return f"{shape[-1]}x{shape[-2]}"
 
 
 def with_record(metadata: dict[str, Any], record: Record) -> dict[str, Any]:

@@ -86,6 +86,8 @@ def write_png(samples: np.ndarray, file: IO[bytes], metadata: dict[str, Any]) ->
         chunk(b"eXIf", metadata["exif"].removeprefix(b"Exif\0\0"))
     if "xmp" in metadata:
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata["xmp"])
+    for key, text in metadata.get("text", {}).items():
+        chunk(b"tEXt", key.encode("latin-1") + b"\0" + text.encode("latin-1", "replace"))
     data = zlib.compress(filtered.data, 4)
     for start in range(0, len(data), IDAT_BYTES):
         chunk(b"IDAT", data[start : start + IDAT_BYTES])

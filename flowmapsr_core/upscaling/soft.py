@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..images.detail import surplus
+from ..images.record import in_pixels
 from ..images.resize import resize
 from .pipeline import MAX_SCALE
 
@@ -69,8 +70,3 @@ def shrink(images: Tensor, size: Size, wrap: str = "") -> Tensor:
     for _ in range(ROUNDS):
         small = small + resize(images - resize(small, before, wrap=wrap), size, wrap=wrap)
     return small.clamp(0, 1)
-
-
-def in_pixels(size: Size) -> str:
-    """A size as people write it."""
-    return f"{size[1]}x{size[0]}"

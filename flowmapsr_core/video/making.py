@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..images.record import PROGRAM, Record
+from ..images.record import PROGRAM, Record, in_pixels
 from .clip import Clip
 from .encodings import Encoding
 from .joining import check_holds, join
@@ -32,7 +32,7 @@ class Making:
     def __init__(self, clip: Clip, encoding: Encoding, target: Path, size: Size, record: Record) -> None:
         """``size`` gets even, if need be; ``record`` is what else the frames follow from, and goes into the file."""
         self.clip, self.encoding, self.target, self.size = clip, encoding, target, _even(size)
-        self.record: Record = {**record, "from": _in_pixels(clip.size), "to": _in_pixels(self.size)}
+        self.record: Record = {**record, "from": in_pixels(clip.size), "to": in_pixels(self.size)}
         self.parts = Parts(clip, target)
 
     @property
@@ -79,7 +79,3 @@ def _even(size: Size) -> Size:
     """A size of whole squares of 2 x 2 pixels, each of which has one colour in most clips: a pixel more, if need be."""
     height, width = (side + side % 2 for side in size)
     return height, width
-
-
-def _in_pixels(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"

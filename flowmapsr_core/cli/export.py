@@ -1,0 +1,18 @@
+"""``flowmapsr export``: a model as an ONNX file."""
+
+from argparse import Namespace
+
+from ..errors import UserError
+from ..files.checkpoint import load_model
+from ..files.onnx_file import export_onnx
+
+
+def run(options: Namespace) -> int:
+    """Write one evaluation of a model."""
+    if options.output.suffix != ".onnx":
+        raise UserError(f"{options.output}: an export is an .onnx file; end the name so")
+    try:
+        export_onnx(load_model(options.model), options.model, options.output)
+    except OSError as error:
+        raise UserError(f"{options.output} cannot be written: {error.strerror or error}; choose another") from error
+    return 0
