@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..files.checkpoint import load_model
 from ..files.lora import merge_loras, pair_scales
 from ..files.prompts import set_prompt
@@ -27,10 +28,13 @@ from ..upscaling.pipeline import (
     as_trained,
     check_scale,
     check_seed,
+    has_dial,
     learned,
     output_size,
     override,
     upscale,
+    warn_of_factor,
+    warn_of_one_picture,
     warn_of_unlearned,
 )
 from ..upscaling.realism_mask import read_mask
@@ -64,6 +68,11 @@ def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch
     model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)), vae=options.vae)
     look = find_look(options.look, model.looks)
     warn_of_unlearned(model, override(learned(model, look), options.steps, options.guidance))
+    warn_of_one_picture(model, options.look, options.realism, options.realism_mask)
+    if options.long_edge is None and options.size is None:
+        warn_of_factor(model, options.scale)
+    if options.invention_map is not None and not has_dial(model):
+        raise UserError(f"{options.model} has no posterior mean to hold an invention map against; leave it out")
     merge_loras(model, loras, look.lora_scale)
     if options.prompt is not None:
         set_prompt(model, options.prompt, options.text_encoder)
@@ -79,7 +88,8 @@ def _record(model: Model, options: Namespace, loras: Sequence[tuple[Path, float]
     look = find_look(options.look, model.looks)
     settings = as_trained(model, override(look, options.steps, options.guidance, options.realism))
     record: Record = {name: model.info[key] for name, key in MODEL_KEYS.items() if key in model.info}
-    record |= {"steps": settings.steps, "guidance": settings.guidance, "realism": settings.realism}
+    if has_dial(model):
+        record |= {"steps": settings.steps, "guidance": settings.guidance, "realism": settings.realism}
     record |= {"seed": options.seed, "color": options.color, "color_strength": options.color_strength}
     if options.realism_mask is not None:
         record["realism_mask"] = options.realism_mask.name

@@ -14,7 +14,7 @@ from ..images.batch import batch_of
 from ..images.color import check_color, match_color
 from ..images.resize import resize
 from ..method.flow import check_realism, check_steps
-from ..method.looks import Look, find_look, learned_guidance
+from ..method.looks import DEFAULT_LOOK, Look, find_look, learned_guidance
 from ..model import Model
 from .host import Host, TorchHost
 from .meter import Meter, Progress
@@ -38,7 +38,7 @@ def upscale(
     steps: int | None = None,
     guidance: float | None = None,
     *,
-    look: str = "balanced",
+    look: str = DEFAULT_LOOK,
     realism: float | None = None,
     realism_mask: Tensor | None = None,
     seed: int = 0,
@@ -92,7 +92,7 @@ def upscale(
     def work(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
         lr, runs = lr.to(plan.store), runs_for(model.method, settings, mask)
         meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=2), lr)
-        x0 = sample_image(model, resize(lr, painted).clamp(0, 1), runs, mask, seed, meter, plan)
+        x0 = sample_image(model, resize(lr, painted, model.resampling).clamp(0, 1), runs, mask, seed, meter, plan)
         sr = model.codec.decode(x0, plan.bands(meter.bands()))[..., : painted[0], : painted[1]]
         del x0
         matched = match_color(sr, lr, color, color_strength).clamp_(0, 1)
@@ -226,8 +226,10 @@ def output_size(image: Tensor, scale: float, size: tuple[int, int] | None) -> tu
 
 def painted_size(model: Model, image: Tensor, size: tuple[int, int]) -> tuple[int, int]:
     """Size (height, width) at which a model paints what is to have ``size``: see :attr:`.model.Model.least_factor`."""
-    least = (round(model.least_factor * side) for side in image.shape[-2:])
-    return tuple(max(pair) for pair in zip(size, least, strict=True))  # pyright: ignore[reportReturnType]
+    sides = zip(size, image.shape[-2:], strict=True)
+    return tuple(  # pyright: ignore[reportReturnType]
+        max(round(min(wanted, model.most_factor * side)), round(model.least_factor * side)) for wanted, side in sides
+    )
 
 
 def override(look: Look, steps: int | None, guidance: float | None, realism: float | None = None) -> Look:
@@ -252,12 +254,19 @@ def as_trained(model: Model, settings: Look) -> Look:
 
 
 def learned(model: Model, settings: Look) -> Look:
-    """Settings without what a model has not learned: guidance, or more than the one evaluation of all its looks."""
+    """Settings without what a model has not learned: guidance, more than one evaluation, or the realism dial."""
     if learned_guidance(model.info.get("training")) is False:
         settings = replace(settings, guidance=1.0)
     if all(look.steps == 1 for look in model.looks.values()):
         settings = replace(settings, steps=1)
+    if not has_dial(model):
+        settings = replace(settings, realism=0.0)
     return settings
+
+
+def has_dial(model: Model) -> bool:
+    """Whether the realism changes a model's pictures; an upscaler of the community paints one."""
+    return any(look.realism for look in model.looks.values())
 
 
 def warn_of_unlearned(model: Model, settings: Look) -> None:
@@ -267,3 +276,16 @@ def warn_of_unlearned(model: Model, settings: Look) -> None:
         log.warning("the model has seen no guidance in training: it is evaluated at 1, not at %g", settings.guidance)
     if followed.steps != settings.steps:
         log.warning("the model has learned one evaluation: it is evaluated once, not %d times", settings.steps)
+
+
+def warn_of_one_picture(model: Model, look: str, realism: float | None, mask: object) -> None:
+    """Say so where a model without a dial is asked for another picture than its own; ``mask`` is None without one."""
+    asked = realism is not None or mask is not None or look != DEFAULT_LOOK
+    if asked and not has_dial(model):
+        log.warning("%s paints one picture, whatever the look, the realism and its mask", model.info["title"])
+
+
+def warn_of_factor(model: Model, scale: float) -> None:
+    """Say so where a model does not paint at a factor, but is enlarged to it."""
+    if scale > model.most_factor:
+        log.warning("the model paints at x%g; to x%g it is enlarged", model.most_factor, scale)

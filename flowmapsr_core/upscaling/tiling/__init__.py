@@ -15,6 +15,8 @@ def tiling_for(network: Network, tile: int, overlap: int, batch: int = 1) -> Til
     and ``batch`` are a :class:`BlendTiling`'s; with a finite receptive field neither is needed.
     """
     tile, overlap = (-(-length // network.stride) * network.stride for length in (tile, overlap))
+    if not tile:
+        return HaloTiling(0, 0, network.stride)  # a radius may take a while to be measured
     if network.receptive_radius is not None:
         return HaloTiling(tile, network.receptive_radius, network.stride)
     return BlendTiling(tile, overlap, network.stride, batch)
