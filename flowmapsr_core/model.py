@@ -86,6 +86,7 @@ class Model:
         least_factor, most_factor: the least and the most at which it paints; pictures of factors below or above are
             painted at these, and resized.
         resampling: how LR is put on the grid that is painted on, a mode of :func:`.images.resize.resize`.
+        color: colour correction where nobody asks for another, a method of :data:`.images.color.METHODS`.
 
     Raises:
         ValueError: the network's latents have another number of channels than the codec's, or it takes another number
@@ -99,6 +100,7 @@ class Model:
     least_factor: float = 1.0
     most_factor: float = math.inf
     resampling: str = "bicubic"
+    color: str = "lr-residual"
 
     def __post_init__(self) -> None:
         network, codec = self.network, self.codec

@@ -101,14 +101,14 @@ def ready(
 
     Raises :class:`UserError` if both kinds of model are connected, or one is of no use.
     """
+    if model is not None and upscale_model is not None:
+        raise UserError("both model and upscale_model are connected; disconnect one of them")
     if isinstance(upscale_model, OwnUpscaler):
-        model, upscale_model = model or upscale_model.patcher, None
+        model, upscale_model = upscale_model.patcher, None
     if upscale_model is None:
         patcher = at_look(model or load_patcher(), look)
         painted = painted_size(patcher.attachments["model"], image, size)
         yield ManagedModel(patcher, painted), patcher.load_device
-    elif model is not None:
-        raise UserError("both model and upscale_model are connected; disconnect one of them")
     else:
         with community_model(upscale_model, image) as community:
-            yield community, community.device
+            yield community

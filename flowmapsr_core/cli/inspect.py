@@ -1,4 +1,4 @@
-"""``flowmapsr inspect``: what a checkpoint or LoRA is."""
+"""``flowmapsr inspect``: what a checkpoint, LoRA or upscaler is."""
 
 import json
 from argparse import Namespace

@@ -52,7 +52,7 @@ def run(options: Namespace) -> int:
     override(find_look(options.look), options.steps, options.guidance, options.realism)
     loras = pair_scales(options.lora, options.lora_scale, DEFAULT_LORA_SCALE)
     check_seed(options.seed)
-    check_color(options.color, options.color_strength)
+    check_color(options.color or "none", options.color_strength)
     if options.long_edge is None and options.size is None:
         check_scale(options.scale)
     mask = None if options.realism_mask is None else read_mask(options.realism_mask)
@@ -90,7 +90,8 @@ def _record(model: Model, options: Namespace, loras: Sequence[tuple[Path, float]
     record: Record = {name: model.info[key] for name, key in MODEL_KEYS.items() if key in model.info}
     if has_dial(model):
         record |= {"steps": settings.steps, "guidance": settings.guidance, "realism": settings.realism}
-    record |= {"seed": options.seed, "color": options.color, "color_strength": options.color_strength}
+    color = options.color or model.color
+    record |= {"seed": options.seed, "color": color, "color_strength": options.color_strength}
     if options.realism_mask is not None:
         record["realism_mask"] = options.realism_mask.name
     if options.prompt is not None:

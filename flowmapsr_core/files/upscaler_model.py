@@ -21,12 +21,14 @@ ONE_PICTURE = looks_with({name: {"steps": 1, "guidance": 1.0, "realism": 0.0, "l
 def model_of_upscaler(upscaler: "ImageModelDescriptor", title: str, **info: Any) -> Model:
     """A model that paints an upscaler's picture of LR's own pixels, at its scale and no other; weights are not copied.
 
+    That picture stays as it is unless a colour correction is asked for.
+
     ``title`` says which it is, to users and in pictures, and ``info`` what else goes into :attr:`.model.Model.info`.
     """
     scale = upscaler.scale
     info = {"title": title, "training": {"learned_guidance": False}, **info}
     flow = FlowMap(CommunityNet(upscaler)).requires_grad_(False).eval()
-    return Model(flow, PixelCodec(scale), info, ONE_PICTURE, scale, scale, resampling="nearest")
+    return Model(flow, PixelCodec(scale), info, ONE_PICTURE, scale, scale, resampling="nearest", color="none")
 
 
 def load_upscaler_model(path: Path, vae: object = None) -> Model | None:

@@ -25,7 +25,7 @@ FARTHEST = 96  # LR pixels; how far from the cut is looked
 MARGIN = 8  # LR pixels that a reach is rounded up to
 SIDE = 32  # LR pixels of a test picture
 OCTAVES = 5  # of its detail
-CONTRAST = 0.2
+CONTRAST, SHADING = 0.15, 0.35
 
 _reaches: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()  # of weights that are wrapped again
 _floats: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -118,13 +118,17 @@ class CommunityNet(nn.Module):
         return next(self.weights.parameters())
 
     def _test_picture(self, height: int, width: int) -> Tensor:
-        """Noise (1, 3, height, width) with as much detail of every size, as photographs have it."""
+        """Noise (1, 3, height, width) with as much detail of every size, as photographs have it, darker to the right.
+
+        A part of it has another mean than the whole, as parts of photographs have.
+        """
         generator, picture = torch.Generator().manual_seed(0), torch.zeros(1, 3, height, width)
         for octave in range(OCTAVES):
             size = (-(-height >> octave), -(-width >> octave))
             noise = torch.randn(1, 3, *(max(side, 1) for side in size), generator=generator)
             picture += F.interpolate(noise, (height, width), mode="bilinear")
-        return (0.5 + CONTRAST * picture / OCTAVES**0.5).clamp(0, 1).to(self._weight)
+        shading = torch.linspace(0.5 + SHADING, 0.5 - SHADING, width)
+        return (shading + CONTRAST * picture / OCTAVES**0.5).clamp(0, 1).to(self._weight)
 
     def _measure_reach(self) -> int | None:
         if self.upscaler.tiling.name != "SUPPORTED":

@@ -43,7 +43,7 @@ def upscale(
     realism_mask: Tensor | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
-    color: str = "lr-residual",
+    color: str | None = None,
     color_strength: float = 1.0,
     tile: int | None = None,
     host: Host | None = None,
@@ -65,7 +65,8 @@ def upscale(
             the posterior mean, and what lies between blends the two, for one more evaluation.
         seed: of the noise that a model starts from, if it does; every image of a batch gets the same.
         size: exact output (height, width) in place of ``scale``.
-        color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`.
+        color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`; default
+            the model's: ``lr-residual``, and ``none`` for an upscaler of the community.
         tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With any
             network but a ``UNet`` the result is the same for any value.
         host: the machine that does the work; default the device of the weights, as torch sees it.
@@ -82,6 +83,7 @@ def upscale(
     check_mask(realism_mask, image, size)
     settings = as_trained(model, override(find_look(look, model.looks), steps, guidance, realism))
     check_seed(seed)
+    color = color or model.color
     check_color(color, color_strength)
     host = host or TorchHost(model.device)
     painted = painted_size(model, image, size)

@@ -25,31 +25,31 @@ FACTOR = 4  # at which ours paint
 
 
 @contextmanager
-def community_model(upscaler: Any, image: Tensor) -> Iterator[Model]:
-    """An UPSCALE_MODEL of the community as a model, its weights where ComfyUI computes for as long as it is used.
+def community_model(upscaler: Any, image: Tensor) -> Iterator[tuple[Model, torch.device]]:
+    """An UPSCALE_MODEL of the community as a model, and where it computes; there its weights are for as long.
 
     ``image`` (B, 3, H, W) is what is upscaled. Raises :class:`UserError` if it is no upscaler that spandrel has loaded.
     """
     if not hasattr(upscaler, "architecture"):
         raise UserError(f"{NAME} is a {type(upscaler).__name__}; connect the output of Load Upscale Model")
     memory = 4 * FLOATS * max(upscaler.scale, 1) * min(image.shape[-2] * image.shape[-1], LARGEST)
-    with on_device(upscaler, memory):
+    with on_device(upscaler, memory) as device:
         check_upscaler(NAME, upscaler)
-        yield model_of_upscaler(upscaler, f"{upscaler.architecture.name} x{upscaler.scale}")
+        yield model_of_upscaler(upscaler, f"{upscaler.architecture.name} x{upscaler.scale}"), device
 
 
 @contextmanager
-def on_device(upscaler: Any, memory: int) -> Iterator[None]:
+def on_device(upscaler: Any, memory: int) -> Iterator[torch.device]:
     """As ComfyUI's *Upscale Image (using Model)* goes about it, with so many bytes free beside the weights."""
     if hasattr(upscaler, "patcher"):  # newer versions manage the weights
         management.load_models_gpu([upscaler.patcher], memory_required=memory, force_full_load=True)
-        yield
+        yield upscaler.patcher.load_device
         return
     device = management.get_torch_device()
     management.free_memory(management.module_size(upscaler.model) + memory, device)
     try:
         upscaler.to(device)
-        yield
+        yield device
     finally:
         upscaler.to("cpu")
 
