@@ -8,7 +8,6 @@ import sys
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from flowmapsr.flowmapsr_core import UserError, load_model, save_checkpoint, upscale
@@ -130,9 +129,7 @@ def test_half_precision_does_not_hide_how_far_a_network_sees(load):
     model.set_precision(torch.float16)
     assert model.network.receptive_radius == 8
     assert model.network.upscaler.dtype == torch.float16
-    with pytest.raises(
-        UserError, match="a CommunityNet does not work in bfloat16; choose auto or one of float32, float16"
-    ):
+    with pytest.raises(UserError, match="does not work in bfloat16; choose auto or one of float32, float16"):
         model.set_precision(torch.bfloat16)
 
 
@@ -147,7 +144,7 @@ def test_wide_halos_have_wide_tiles_where_there_is_memory(load, monkeypatch):
 
 def test_memory_is_what_an_evaluation_holds(load):
     held, result = most_held(lambda: (torch.zeros(1000) + 1).sum())
-    assert (held, result) == (8004, 1000)
+    assert (held, result.item()) == (8000, 1000)
     network = load(compact()).network
     width, painted = 8, 3 * 16
     assert width <= network.floats_per_cell - 2 * painted <= 4 * painted
@@ -233,7 +230,7 @@ def test_other_kinds_of_models_are_refused():
         check_upscaler("face.pth", kind)
 
 
-def test_it_is_neither_saved_nor_merged(load, tmp_path, capsys):
+def test_it_is_not_saved_as_a_checkpoint(load, tmp_path):
     with pytest.raises(UserError, match=r"4x-Sharp\.safetensors is an upscaler, which is used as it is"):
         save_checkpoint(load(compact()), tmp_path / "copy.safetensors")
     assert not (tmp_path / "copy.safetensors").exists()
@@ -284,11 +281,12 @@ def test_cancelled_between_tiles_it_gives_its_memory_back(load, photo):
     assert most_held(cancelled)[0] == held  # a second time it takes no more
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_nothing_half_written(photo, tmp_path):
     upscaler, source, output = save(esrgan(), tmp_path / "sharp.safetensors"), tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    for number in range(20):
-        write_picture(Picture(photo), source / f"{number:02}.png")
+    for number in range(50):
+        write_picture(Picture(photo[..., :60, :80]), source / f"{number:02}.png")
     command = ["upscale", source, "--output", output, "--model", upscaler, "--quiet"]
     program = "import conftest, sys; from flowmapsr.flowmapsr_core.cli import command; sys.exit(command.main())"
     process = subprocess.Popen(
@@ -301,5 +299,5 @@ def test_killed_it_leaves_nothing_half_written(photo, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     made = sorted(output.glob("*.png"))
-    assert 0 < len(made) < 20
-    assert all(np.array(read_picture(path).color.shape[-2:]).tolist() == [360, 488] for path in made)
+    assert 0 < len(made) < 50
+    assert all(read_picture(path).color.shape == (1, 3, 240, 320) for path in made)
