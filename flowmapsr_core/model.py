@@ -127,7 +127,10 @@ class Model:
         """
         if type(self.network).__name__ not in NETWORKS:
             name = self.info.get("title", "the model")
-            raise UserError(f"{name} is an upscaler, which is used as it is; 'flowmapsr convert' makes a checkpoint")
+            raise UserError(
+                f"{name} is an upscaler, used as it is; evaluate takes it as --baseline, and 'flowmapsr convert' makes "
+                f"a checkpoint to train and to save"
+            )
         sections: dict[str, Any] = {
             "network": {"type": type(self.network).__name__, **dataclasses.asdict(self.network.config)},
             "codec": {"type": type(self.codec).__name__, **dataclasses.asdict(self.codec.config)},

@@ -1,5 +1,7 @@
 """Upscale models in a real ComfyUI: the community's in our node, and ours in ComfyUI's node."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -107,20 +109,54 @@ def test_weights_go_back_to_where_they_were(nodes, upscaler, monkeypatch, error)
     assert moves[1:] == ["cpu"]
 
 
-def test_the_interrupt_of_comfyui_is_heard_and_what_was_made_is_freed(nodes, upscaler):
-    import comfy.model_management as management
-    from flowmapsr.flowmapsr_core.networks.held import most_held
+@pytest.fixture(params=["the community's in our node", "ours in ComfyUI's node"])
+def paint(request, nodes, upscaler):
+    """Paints pictures x4."""
+    if request.param.startswith("the"):
+        return lambda image: nodes.Upscale.execute(image, 4.0, "balanced", upscale_model=upscaler).args[0]
+    from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 
-    image = torch.rand(1, 90, 120, 3)
+    model = nodes.LoadModel.execute("built-in", "float32").args[2]
+    return lambda image: ImageUpscaleWithModel.execute(model, image).args[0]
+
+
+def test_an_interrupt_is_heard_and_what_was_made_is_freed(paint):
+    import comfy.model_management as management
+    from flowmapsr.flowmapsr_core.networks.held import Held
+
+    image = torch.rand(1, 72, 80, 3)
 
     def interrupted():
         management.interrupt_current_processing()
         with pytest.raises(management.InterruptProcessingException):
-            nodes.Upscale.execute(image, 4.0, "balanced", upscale_model=upscaler)
-        return
+            paint(image)
 
-    assert most_held(interrupted)[0] == most_held(interrupted)[0]
-    assert nodes.Upscale.execute(image[:, :9, :9], 4.0, "balanced", upscale_model=upscaler).args[0].shape[1] == 36
+    interrupted()  # what is loaded is loaded
+    with Held() as held:
+        interrupted()
+    gc.collect()
+    assert held.most
+    assert not held.alive
+    assert paint(image[:, :9, :9]).shape == (1, 36, 36, 3)
+
+
+def test_where_memory_runs_out_tiles_are_smaller_and_the_picture_the_same(paint, monkeypatch, caplog):
+    from flowmapsr.flowmapsr_core.networks import CommunityNet, CompactNet
+
+    image, calls = torch.rand(1, 72, 80, 3), []
+    expected = paint(image)
+    for kind in (CommunityNet, CompactNet):
+
+        def evaluate(self, x, condition, painted=kind.evaluate):
+            calls.append(x.shape)
+            if len(calls) == 1:
+                raise torch.OutOfMemoryError("no memory")
+            return painted(self, x, condition)
+
+        monkeypatch.setattr(kind, "evaluate", evaluate)
+    assert (paint(image) - expected).abs().max() < 0.5 / 255
+    assert len(calls) > 2
+    assert "out of memory; once more with less" in caplog.text
 
 
 def test_our_model_moves_nothing_and_takes_any_picture(nodes):

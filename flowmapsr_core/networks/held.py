@@ -16,12 +16,19 @@ def most_held(work: Callable[[], Result]) -> tuple[int, Result]:
 
     Views of what was there before do not count.
     """
-    with _Held() as held:
+    with Held() as held:
         result = work()
     return held.most, result
 
 
-class _Held(TorchDispatchMode):
+class Held(TorchDispatchMode):
+    """Counts the bytes of tensors while they are alive.
+
+    Attributes:
+        alive: bytes by storage.
+        most: most of them at a time.
+    """
+
     def __init__(self) -> None:
         super().__init__()
         self.alive: dict[int, int] = {}
