@@ -1,6 +1,7 @@
 """A flow-map model: the map itself, which is trained, and the frozen codec beside it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -82,7 +83,10 @@ class Model:
         codec: frozen, between images in [0, 1] and latents.
         info: descriptive metadata (title, licence, training summary...), str to anything JSON can hold.
         looks: what the names of looks stand for.
-        least_factor: the least at which it paints; pictures of smaller factors are painted at it, and shrunk.
+        least_factor, most_factor: the least and the most at which it paints; pictures of factors below or above are
+            painted at these, and resized.
+        resampling: how LR is put on the grid that is painted on, a mode of :func:`.images.resize.resize`.
+        color: colour correction where nobody asks for another, a method of :data:`.images.color.METHODS`.
 
     Raises:
         ValueError: the network's latents have another number of channels than the codec's, or it takes another number
@@ -94,6 +98,9 @@ class Model:
     info: dict[str, Any] = field(default_factory=dict)
     looks: Looks = field(default_factory=lambda: LOOKS)
     least_factor: float = 1.0
+    most_factor: float = math.inf
+    resampling: str = "bicubic"
+    color: str = "lr-residual"
 
     def __post_init__(self) -> None:
         network, codec = self.network, self.codec
@@ -114,7 +121,16 @@ class Model:
         return cls(FlowMap(network, method), codec, info or {}, looks, least)
 
     def config(self) -> dict[str, Any]:
-        """Everything needed to rebuild the model, as JSON data; what is last in it only where it is not the usual."""
+        """Everything needed to rebuild the model, as JSON data; what is last in it only where it is not the usual.
+
+        Raises :class:`UserError` for an upscaler of the community, which stays in the file that it came in.
+        """
+        if type(self.network).__name__ not in NETWORKS:
+            name = self.info.get("title", "the model")
+            raise UserError(
+                f"{name} is an upscaler, used as it is; evaluate takes it as --baseline, and 'flowmapsr convert' makes "
+                f"a checkpoint to train and to save"
+            )
         sections: dict[str, Any] = {
             "network": {"type": type(self.network).__name__, **dataclasses.asdict(self.network.config)},
             "codec": {"type": type(self.codec).__name__, **dataclasses.asdict(self.codec.config)},

@@ -6,6 +6,7 @@ from ..flowmapsr_core.upscaling.host import DTYPES
 from .comfyui.loading import FP8, ModelType, load_patcher
 from .comfyui.model_files import fingerprint, model_names
 from .comfyui.schema import advanced, make_schema
+from .comfyui.upscale_models import OwnUpscaler
 
 
 class LoadModel(io.ComfyNode):
@@ -31,6 +32,10 @@ class LoadModel(io.ComfyNode):
             outputs=[
                 ModelType.Output(display_name="model", tooltip="For the other FlowMapSR nodes."),
                 io.Vae.Output(display_name="vae", tooltip="Decodes the latents of the model, if it brings a VAE."),
+                io.UpscaleModel.Output(
+                    display_name="upscale_model",
+                    tooltip="For nodes that take any upscale model: x4, with the look balanced.",
+                ),
             ],
         )
 
@@ -41,4 +46,4 @@ class LoadModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, weight_dtype: str) -> io.NodeOutput:
         patcher = load_patcher(model, weight_dtype)
-        return io.NodeOutput(patcher, patcher.attachments["vae"])
+        return io.NodeOutput(patcher, patcher.attachments["vae"], OwnUpscaler(patcher))

@@ -11,8 +11,7 @@ from flowmapsr.flowmapsr_core.files.checkpoint import describe
 from flowmapsr.flowmapsr_core.files.convert.enlarged import left_inverse, on_enlargement
 from flowmapsr.flowmapsr_core.images.resize import resize
 from safetensors.torch import save_file
-from spandrel.architectures.Compact import Compact
-from spandrel.architectures.ESRGAN import ESRGAN
+from small_upscalers import compact, esrgan, made, save, unshuffled
 from spandrel.architectures.SPAN import SPAN
 from torch import nn
 from trainer_process import train
@@ -20,41 +19,8 @@ from trainer_process import train
 pickles = pytest.mark.skipif(torch.__version__ < (2, 6), reason="torch loads no pickled weights safely yet")
 
 
-def made(kind, **settings):
-    """A random upscaler, every answer of which counts."""
-    torch.manual_seed(0)
-    model = kind(**settings).requires_grad_(False).eval()
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=1.2 * layer.weight[0].numel() ** -0.5)
-            if layer.bias is not None:
-                nn.init.normal_(layer.bias, std=0.1)
-    return model
-
-
-def compact(scale=4, **settings):
-    return made(Compact, num_feat=8, num_conv=3, upscale=scale, **settings)
-
-
-def esrgan(scale=4, **settings):
-    return made(ESRGAN, num_filters=8, num_blocks=1, scale=scale, **settings)
-
-
-def unshuffled(factor):
-    """As Real-ESRGAN's x2plus (factor 2) and models that enlarge nothing (4)."""
-    return esrgan(in_nc=3 * factor**2, shuffle_factor=factor)
-
-
 def run(*arguments):
     return cli.main([str(argument) for argument in arguments])
-
-
-def save(model, path):
-    if path.suffix == ".pth":
-        torch.save({"params_ema": model.state_dict()}, path)
-    else:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
-    return path
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from node_definitions import LOCALES, OBJECT_INFO, ROOT, english, inputs, is_our
 
 # shared workflows keep values by position and links by slot: what is here can be added to at the end, not changed
 FROZEN = {
-    "FlowMapSR_LoadModel": "model COMBO, weight_dtype COMBO -> model FLOWMAPSR_MODEL, vae VAE",
+    "FlowMapSR_LoadModel": "model COMBO, weight_dtype COMBO -> model FLOWMAPSR_MODEL, vae VAE, "
+    "upscale_model UPSCALE_MODEL",
     "FlowMapSR_LoadLoRA": "model FLOWMAPSR_MODEL, lora COMBO, scale FLOAT -> model FLOWMAPSR_MODEL",
     "FlowMapSR_LoadLowRes": "image COMBO, size_by COMBO, factor FLOAT, longest_edge INT, megapixels FLOAT, "
     "pixels? IMAGE, auto? BOOLEAN, wrap? COMBO -> lr IMAGE, upscaled IMAGE, alpha MASK, width INT, height INT, "
@@ -18,7 +19,7 @@ FROZEN = {
     "wrap? COMBO -> latent LATENT",
     "FlowMapSR_DecodeTiled": "samples LATENT, vae VAE, band INT, wrap? COMBO -> image IMAGE",
     "FlowMapSR_Upscale": "image IMAGE, factor FLOAT, look COMBO, model? FLOWMAPSR_MODEL, realism_mask? MASK, "
-    "seed? INT, wrap? COMBO -> image IMAGE",
+    "seed? INT, wrap? COMBO, upscale_model? UPSCALE_MODEL -> image IMAGE",
     "FlowMapSR_MatchColor": "image IMAGE, reference IMAGE, method COMBO, strength FLOAT, wrap? COMBO -> image IMAGE",
     "FlowMapSR_Degrade": "image IMAGE, factor FLOAT, preset COMBO, seed INT -> image IMAGE",
     "FlowMapSR_Compare": "image IMAGE, reference IMAGE -> text STRING, side_by_side IMAGE",
@@ -36,9 +37,9 @@ def keywords(call):
 
 
 def custom_types():
-    """Types of our own: what is assigned ``io.Custom("NAME")``."""
+    """Types of our own, what is assigned ``io.Custom("NAME")``, and the one whose name is of two words."""
     assigned = [node for source in SOURCES for node in ast.walk(source) if isinstance(node, ast.Assign)]
-    return {
+    return {"io.UpscaleModel": "UPSCALE_MODEL"} | {
         node.targets[0].id: node.value.args[0].value
         for node in assigned
         if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "io.Custom"

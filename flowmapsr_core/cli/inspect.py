@@ -1,4 +1,4 @@
-"""``flowmapsr inspect``: what a checkpoint or LoRA is, or how a picture was made."""
+"""``flowmapsr inspect``: what a checkpoint, LoRA or upscaler is, or how a picture was made."""
 
 import json
 import shlex

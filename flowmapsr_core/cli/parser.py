@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
             "inspect",
             _add_inspect,
             "say what a model is, or how a picture was made",
-            "Say what a checkpoint or LoRA is, or how FlowMapSR made a picture, and by which command again.",
+            "Say what a checkpoint, LoRA or upscaler is, or how FlowMapSR made a picture, and by which command again.",
         ),
     ):
         add_arguments(commands.add_parser(name, help=summary, description=description))
@@ -71,8 +71,8 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, scale_default="1.5; of it --look faithful takes none, vivid 4/3")
     add("--prompt", metavar="TEXT", help="what to go for, in place of the model's own; needs --text-encoder")
     add("--text-encoder", type=Path, metavar="FOLDER", help="CLIP text encoder, or an SDXL folder that has it")
-    add("--color", choices=COLORS, default="lr-residual", metavar="METHOD",
-        help=f"colour correction: {', '.join(COLORS)} (%(default)s)")  # fmt: skip
+    add("--color", choices=COLORS, metavar="METHOD",
+        help=f"colour correction: {', '.join(COLORS)} (lr-residual; of other upscalers none)")  # fmt: skip
     add("--color-strength", type=float, default=1.0, metavar="F", help="0 (off) to 1 (%(default)g)")
     add("--invention-map", type=Path, metavar="FILE",
         help="where to map what the input does not support, and NAME-heat beside it; a folder for several")  # fmt: skip

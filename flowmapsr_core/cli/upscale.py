@@ -32,10 +32,13 @@ from ..upscaling.pipeline import (
     as_trained,
     check_scale,
     check_seed,
+    has_dial,
     learned,
     output_size,
     override,
     upscale,
+    warn_of_factor,
+    warn_of_one_picture,
     warn_of_unlearned,
 )
 from ..upscaling.realism_mask import read_mask
@@ -59,7 +62,7 @@ def run(options: Namespace) -> int:
     override(find_look(options.look), options.steps, options.guidance, options.realism)
     loras = pair_scales(options.lora, options.lora_scale, DEFAULT_LORA_SCALE)
     check_seed(options.seed)
-    check_color(options.color, options.color_strength)
+    check_color(options.color or "none", options.color_strength)
     if options.scale is not None:
         check_scale(options.scale)
     mask = None if options.realism_mask is None else read_mask(options.realism_mask)
@@ -89,6 +92,11 @@ def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch
     model = load_model(options.model, device, find_dtype(options.dtype, TorchHost(device)), vae=options.vae)
     look = find_look(options.look, model.looks)
     warn_of_unlearned(model, override(learned(model, look), options.steps, options.guidance))
+    warn_of_one_picture(model, options.look, options.realism, options.realism_mask)
+    if options.long_edge is None and options.size is None:
+        warn_of_factor(model, options.scale or DEFAULT_SCALE)
+    if options.invention_map is not None and not has_dial(model):
+        raise UserError(f"{options.model} has no posterior mean to hold an invention map against; leave it out")
     merge_loras(model, loras, look.lora_scale)
     if options.prompt is not None:
         set_prompt(model, options.prompt, options.text_encoder)
@@ -104,8 +112,9 @@ def _record(model: Model, options: Namespace, loras: Sequence[tuple[Path, float]
     look = find_look(options.look, model.looks)
     settings = as_trained(model, override(look, options.steps, options.guidance, options.realism))
     record = settings_record(
-        model.info, options.model if options.model.startswith(HUB) else Path(options.model).name, settings,
-        seed=options.seed, color=options.color, color_strength=options.color_strength, dtype=model.dtype,
+        model.info, options.model if options.model.startswith(HUB) else Path(options.model).name,
+        settings if has_dial(model) else None,
+        seed=options.seed, color=options.color or model.color, color_strength=options.color_strength, dtype=model.dtype,
         loras={path.name: scale * look.lora_scale for path, scale in loras if look.lora_scale},
     )  # fmt: skip
     if options.realism_mask is not None:

@@ -8,6 +8,7 @@ version, the configuration as JSON, and ModelSpec keys (title, author, license, 
 import hashlib
 import json
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from ..codecs.probe import differ
 from ..errors import UserError
 from ..model import CODEC, Model, Precision
 from .diffusers_folder import load_folder
-from .safetensors_file import FORMAT, is_checkpoint, misfit, read_metadata
+from .safetensors_file import FORMAT, is_checkpoint, is_pickled, misfit, read_metadata
 from .sources import BUILT_IN, find_model, vae_beside
+from .upscaler_model import describe_upscaler, load_upscaler_model
 from .vae_file import load_vae
 
 FORMAT_VERSION = 1
@@ -87,9 +89,12 @@ def weights_hash(tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -
 def describe(path: Path) -> dict[str, Any]:
     """What a file is, as JSON data: kind, configuration, ModelSpec keys, number of weights and their dtypes.
 
-    ``kind`` is ``checkpoint``, ``lora`` (then with its ``ranks``) or ``other``. Raises :class:`UserError` if the file
-    is no safetensors file.
+    ``kind`` is ``checkpoint``, ``lora`` (then with its ``ranks``), ``upscaler`` (of the community, where spandrel is
+    there to know it) or ``other``. Raises :class:`UserError` if the file is neither a safetensors file nor a pickled
+    upscaler.
     """
+    if is_pickled(path) and (upscaler := describe_upscaler(path)):
+        return {"file": str(path), **upscaler}
     metadata, shapes = read_metadata(path)
     with safe_open(path, framework="pt") as file:
         dtypes = sorted({file.get_slice(name).get_dtype() for name in shapes})
@@ -100,6 +105,8 @@ def describe(path: Path) -> dict[str, Any]:
         kind = "checkpoint"
     elif ranks:
         kind, more = "lora", {"ranks": ranks}
+    elif find_spec("spandrel") and (upscaler := describe_upscaler(path)):
+        kind, more = "upscaler", upscaler
     decoded = {key: _decoded(text) if key in ("config", "training") else text for key, text in metadata.items()}
     weights = sum(torch.Size(shape).numel() for shape in shapes.values())
     return {
@@ -130,8 +137,9 @@ def load_model(
     """Load a model for inference.
 
     Args:
-        name_or_path: ``built-in``, ``mini`` or ``local``, a checkpoint, a folder with one or in diffusers' layout, or
-            ``hub:OWNER/NAME``; see :func:`flowmapsr.flowmapsr_core.files.sources.find_model`.
+        name_or_path: ``built-in``, ``mini`` or ``local``, a checkpoint, a folder with one or in diffusers' layout,
+            ``hub:OWNER/NAME``, see :func:`flowmapsr.flowmapsr_core.files.sources.find_model`; or an upscaler of the
+            community, see :mod:`.upscaler_model`.
         device: where its weights are kept and evaluated.
         dtype: in what precision, or what chooses one of those that its network supports.
         vae: VAE to use in place of the model's, or because it has none, or its path, see
@@ -143,7 +151,11 @@ def load_model(
             does not fit the checkpoint, or there is none; the network does not work in that precision.
     """
     path = find_model(name_or_path)
-    model = load_folder(path, vae) if path.is_dir() else _load_file(path, vae)
+    if path.is_dir():
+        model = load_folder(path, vae)
+    else:
+        upscaler = load_upscaler_model(path, vae) if _may_be_upscaler(path) else None
+        model = upscaler or _load_file(path, vae)
     model.set_precision(dtype)
     model.flow.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model.to(device)
@@ -162,6 +174,11 @@ def load_shapes(name_or_path: str | Path) -> Model:
     if not vae_beside(path):
         model.codec = _with_own_vae(path, model.codec, _has_vae(shapes), None)
     return model
+
+
+def _may_be_upscaler(path: Path) -> bool:
+    """Whether a file holds weights by name, and is no checkpoint; :class:`UserError` if it is damaged or missing."""
+    return is_pickled(path) or not is_checkpoint(read_metadata(path)[0])
 
 
 def _load_file(path: Path, vae: Path | VAECodec | None) -> Model:

@@ -17,7 +17,8 @@ def read_pickled(path: Path) -> dict[str, Any]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than weights, which might be code and is never loaded; give a .safetensors version"
+            f"{path} is pickled, and holds more than weights, which might be code and is never loaded; give a "
+            f".safetensors version"
         ) from error
     except Exception as error:  # a zip archive and a pickle can be damaged in many ways
         reason = str(error).partition("\n")[0]

@@ -26,6 +26,7 @@ class Look:
 
 DEFAULT_LORA_SCALE = 1.5  # strength of a LoRA, 1 as it was trained
 
+DEFAULT_LOOK = "balanced"
 Looks = Mapping[str, Look]  # by name
 
 LOOKS = {  # of models that have none of their own

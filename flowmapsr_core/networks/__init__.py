@@ -11,11 +11,12 @@ Each is built from its ``Config`` dataclass, kept as ``config``, and has
 - ``dtypes`` that it computes in, ``storage_dtypes`` of fewer bits that its large weights may be kept in besides;
 - ``lora_targets`` (layers that a LoRA changes unless told) and ``checkpoint_activations()`` for training.
 
-A new one is a file here and a line below.
+A new one is a file here and a line below. :class:`CommunityNet` is no checkpoint's: it wraps what others have trained.
 """
 
 from typing import TypeAlias
 
+from .communitynet import CommunityNet
 from .compactnet import CompactNet, CompactNetConfig
 from .ctmsrnet import CTMSRNet, CTMSRNetConfig
 from .flops import flops
@@ -23,7 +24,7 @@ from .localnet import LocalNet, LocalNetConfig
 from .rrdbnet import RRDBNet, RRDBNetConfig
 from .unet import PRESETS, UNet, UNetConfig
 
-Network: TypeAlias = LocalNet | UNet | CompactNet | RRDBNet | CTMSRNet
+Network: TypeAlias = LocalNet | UNet | CompactNet | RRDBNet | CTMSRNet | CommunityNet
 NETWORKS = {
     "LocalNet": LocalNet,
     "UNet": UNet,
@@ -37,6 +38,7 @@ __all__ = [
     "PRESETS",
     "CTMSRNet",
     "CTMSRNetConfig",
+    "CommunityNet",
     "CompactNet",
     "CompactNetConfig",
     "LocalNet",

@@ -2,19 +2,15 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError, check
-from ..files.upscaler_file import load_upscaler
+from ..files.upscaler_file import check_upscaler, load_upscaler
 from ..images.eight_bit import eight_bit
 from ..images.resize import resize
 from .host import TorchHost
-
-if TYPE_CHECKING:
-    from spandrel import ImageModelDescriptor
 
 
 class CommunityUpscaler:
@@ -27,22 +23,12 @@ class CommunityUpscaler:
         model = load_upscaler(path)
         if model is None:
             raise UserError(f"spandrel knows no upscaler like {path}")
-        kind = f"{path} holds a {model.architecture.name}"
-        check(
-            model.purpose == "SR" and model.scale > 1, f"{kind} that does not enlarge photographs; give one that does"
-        )
-        channels = (model.input_channels, model.output_channels)
-        check(channels == (3, 3), f"{kind} from {channels[0]} to {channels[1]} channels; give one from RGB to RGB")
-        self.model, self.device = cast("ImageModelDescriptor", model.float().to(device)), device
+        kind, enlarges = model.architecture.name, model.purpose == "SR" and model.scale > 1
+        check(enlarges, f"{path} holds a {kind} that does not enlarge photographs; give one that does")
+        self.model, self.device = check_upscaler(path, model.float().to(device)), device
         self.model.model.requires_grad_(False).eval()
         supported = (torch.bfloat16, torch.float32) if model.supports_bfloat16 else (torch.float32,)
         self.bf16 = TorchHost(device).compute_dtype(supported) is torch.bfloat16
-        try:  # sizes are left to spandrel, which pads
-            found = self._enlarge(torch.full((1, 3, 7, 9), 0.5, device=device)).shape
-        except Exception as error:  # every architecture has errors of its own
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{kind} that cannot enlarge a picture of 9x7 pixels ({reason}); give another") from error
-        check(found == (1, 3, 7 * model.scale, 9 * model.scale), f"{kind} that gives sizes of its own; give another")
 
     def __call__(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Pictures (B, 3, *size) of LR images (B, 3, h, w), both in [0, 1], in the 256 steps of a picture file.

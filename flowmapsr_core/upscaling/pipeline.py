@@ -15,7 +15,7 @@ from ..images.color import check_color, match_color
 from ..images.resize import resize
 from ..images.wrap import check_wrap, surround, without
 from ..method.flow import check_realism, check_steps
-from ..method.looks import Look, find_look, learned_guidance
+from ..method.looks import DEFAULT_LOOK, Look, find_look, learned_guidance
 from ..model import Model
 from .host import Host, TorchHost
 from .meter import Meter, Progress
@@ -39,12 +39,12 @@ def upscale(
     steps: int | None = None,
     guidance: float | None = None,
     *,
-    look: str = "balanced",
+    look: str = DEFAULT_LOOK,
     realism: float | None = None,
     realism_mask: Tensor | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
-    color: str = "lr-residual",
+    color: str | None = None,
     color_strength: float = 1.0,
     tile: int | None = None,
     wrap: str = "",
@@ -67,7 +67,8 @@ def upscale(
             the posterior mean, and what lies between blends the two, for one more evaluation.
         seed: of the noise that a model starts from, if it does; every image of a batch gets the same.
         size: exact output (height, width) in place of ``scale``.
-        color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`.
+        color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`; default
+            the model's: ``lr-residual``, and ``none`` for an upscaler of the community.
         tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With any
             network but a ``UNet`` the result is the same for any value.
         wrap: ``x`` if left and right edge meet, as in a panorama, ``y`` if top and bottom do, ``xy`` if both do: there
@@ -86,6 +87,7 @@ def upscale(
     check_mask(realism_mask, image, size)
     settings = as_trained(model, override(find_look(look, model.looks), steps, guidance, realism))
     check_seed(seed)
+    color = color or model.color
     check_color(color, color_strength)
     check_wrap(wrap)
     host = host or TorchHost(model.device)
@@ -97,7 +99,8 @@ def upscale(
     def work(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
         lr, runs = lr.to(plan.store), runs_for(model.method, settings, mask)
         meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=2), lr)
-        x0 = sample_image(model, resize(lr, painted, wrap=wrap).clamp(0, 1), runs, mask, seed, meter, plan)
+        enlarged = resize(lr, painted, model.resampling, wrap).clamp(0, 1)
+        x0 = sample_image(model, enlarged, runs, mask, seed, meter, plan)
         sr = decode(model, x0, meter, plan)[..., : painted[0], : painted[1]]
         del x0
         matched = match_color(sr, lr, color, color_strength, wrap).clamp_(0, 1)
@@ -267,10 +270,11 @@ def painted_size(model: Model, image: Tensor, size: tuple[int, int], wrap: str =
     Where edges meet it is whole cells of the network, so that one cell follows another there too.
     """
     cell = model.codec.factor * model.network.stride
-    least = (round(model.least_factor * side) for side in image.shape[-2:])
-    sides = (max(pair) for pair in zip(size, least, strict=True))
-    whole = (-(-side // cell) * cell if axis in wrap else side for axis, side in zip("yx", sides, strict=True))
-    return tuple(whole)  # pyright: ignore[reportReturnType]
+    painted = []
+    for axis, wanted, side in zip("yx", size, image.shape[-2:], strict=True):
+        length = max(round(min(wanted, model.most_factor * side)), round(model.least_factor * side))
+        painted.append(-(-length // cell) * cell if axis in wrap else length)
+    return painted[0], painted[1]
 
 
 def override(look: Look, steps: int | None, guidance: float | None, realism: float | None = None) -> Look:
@@ -295,12 +299,19 @@ def as_trained(model: Model, settings: Look) -> Look:
 
 
 def learned(model: Model, settings: Look) -> Look:
-    """Settings without what a model has not learned: guidance, or more than the one evaluation of all its looks."""
+    """Settings without what a model has not learned: guidance, more than one evaluation, or the realism dial."""
     if learned_guidance(model.info.get("training")) is False:
         settings = replace(settings, guidance=1.0)
     if all(look.steps == 1 for look in model.looks.values()):
         settings = replace(settings, steps=1)
+    if not has_dial(model):
+        settings = replace(settings, realism=0.0)
     return settings
+
+
+def has_dial(model: Model) -> bool:
+    """Whether the realism changes a model's pictures; an upscaler of the community paints one."""
+    return any(look.realism for look in model.looks.values())
 
 
 def warn_of_unlearned(model: Model, settings: Look) -> None:
@@ -310,3 +321,16 @@ def warn_of_unlearned(model: Model, settings: Look) -> None:
         log.warning("the model has seen no guidance in training: it is evaluated at 1, not at %g", settings.guidance)
     if followed.steps != settings.steps:
         log.warning("the model has learned one evaluation: it is evaluated once, not %d times", settings.steps)
+
+
+def warn_of_one_picture(model: Model, look: str, realism: float | None, mask: object) -> None:
+    """Say so where a model without a dial is asked for another picture than its own; ``mask`` is None without one."""
+    asked = realism is not None or mask is not None or look != DEFAULT_LOOK
+    if asked and not has_dial(model):
+        log.warning("%s paints one picture, whatever the look, the realism and its mask", model.info["title"])
+
+
+def warn_of_factor(model: Model, scale: float) -> None:
+    """Say so where a model does not paint at a factor, but is enlarged to it."""
+    if scale > model.most_factor:
+        log.warning("the model paints at x%g; to x%g it is enlarged", model.most_factor, scale)

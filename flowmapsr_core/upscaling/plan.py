@@ -25,6 +25,7 @@ LARGEST_BLEND = 128  # latent cells of a blended tile: the size that latent mode
 OVERLAP = 8  # a tile's side over what it shares with its neighbour, where tiles are blended
 MOST_AT_ONCE = 8  # tiles a call
 FEWEST_ROWS = 8  # of a band
+HALOS = 8  # halos along a side of what a tile reads, where there is memory for it: of these, two are computed twice
 CODED = 9  # floats per pixel beside the codec's memory: an image that is encoded, it padded, and that scaled
 CORRECTED = 12  # floats per pixel: an image before and after its colours are corrected, and work on a channel
 
@@ -119,7 +120,8 @@ def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None 
     half = free // 2
     budget = min(half, CPU_BUDGET) if device.type == "cpu" else half
     per_cell = model.network.floats_per_cell * model.dtype.itemsize
-    side = -(-tile // codec.factor) if tile is not None else _largest_tile(model, cells, budget / per_cell, wrap)
+    affordable, most = budget / per_cell, half / per_cell
+    side = _largest_tile(model, cells, affordable, most, wrap) if tile is None else -(-tile // codec.factor)
     blended = 0 < side < max(cells) and model.network.receptive_radius is None
     batch = min(max(int(budget / (per_cell * side**2)), 1), MOST_AT_ONCE) if blended else 1
 
@@ -155,16 +157,24 @@ def _peak(plan: Plan, model: Model) -> int:
 
 
 def _overlap(model: Model, tile: int) -> int:
-    return tile // OVERLAP if model.network.receptive_radius is None else 0
+    return tile // OVERLAP if tile and model.network.receptive_radius is None else 0
 
 
-def _largest_tile(model: Model, cells: tuple[int, int], affordable: float, wrap: str) -> int:
-    """Side of the largest tile that is affordable, 0 if the whole latent is, and what is around it where edges meet."""
+def _largest_tile(model: Model, cells: tuple[int, int], affordable: float, most: float, wrap: str) -> int:
+    """Side of the largest tile that is affordable, 0 if the whole latent is, and what is around it where edges meet.
+
+    Both are in cells; up to ``most`` are afforded where the halo is wide.
+    """
+    if not wrap and math.prod(cells) <= affordable:
+        return 0
     radius, stride = model.network.receptive_radius, model.network.stride
     beyond = _overlap(model, max(cells)) if radius is None else 2 * radius
     if math.prod(length + beyond * (axis in wrap) for axis, length in zip("yx", cells, strict=True)) <= affordable:
         return 0
-    side = min(int(affordable**0.5), LARGEST_BLEND) if radius is None else int(affordable**0.5) - 2 * radius
+    if radius is None:
+        side = min(int(affordable**0.5), LARGEST_BLEND)
+    else:
+        side = int(max(affordable, min((HALOS * radius) ** 2, most)) ** 0.5) - 2 * radius
     # with less than the halo on either side, most of the work would be on halos
     return max(side, SMALLEST_TILE, radius or 0) // stride * stride
 

@@ -14,13 +14,14 @@ from ..method.looks import Look
 from ..names import DTYPES
 
 MODEL_KEYS = {"model": "title", "hash": "hash_sha256"}  # what a record calls them, and a model's metadata
-SETTINGS = ("steps", "guidance", "realism", "seed", "color", "color_strength")
+FOLLOWED = ("steps", "guidance", "realism")  # by models that paint more than one picture
+SETTINGS = ("seed", "color", "color_strength", "dtype")
 
 
 def settings_record(
     info: Mapping[str, Any],
     file: str,
-    settings: Look,
+    settings: Look | None,
     *,
     seed: int,
     color: str,
@@ -33,14 +34,15 @@ def settings_record(
     Args:
         info: as :attr:`..model.Model.info` has it.
         file: name of the model's file, or of the model where it is shipped or on the Hub.
-        settings: as the model can follow them.
+        settings: as the model can follow them; None where they change nothing.
         seed, color, color_strength: as in :func:`.pipeline.upscale`.
         loras: strength of each LoRA as it was applied, by the name of its file.
         dtype: of the network's weights.
     """
     record: Record = {name: info[key] for name, key in MODEL_KEYS.items() if key in info}
     record["model_file"] = file
-    record |= {"steps": settings.steps, "guidance": settings.guidance, "realism": settings.realism}
+    if settings is not None:
+        record |= {"steps": settings.steps, "guidance": settings.guidance, "realism": settings.realism}
     record |= {"seed": seed, "color": color, "color_strength": color_strength}
     if loras:
         record["loras"] = dict(loras)
@@ -53,7 +55,7 @@ def remake_command(record: Record, picture: Path) -> list[str]:
     Files are named without their folders, which no record knows. Raises :class:`UserError` saying why there is no such
     command.
     """
-    check(all(key in record for key in (*SETTINGS, "to", "dtype")), "the picture does not say all of its settings")
+    check(all(key in record for key in (*SETTINGS, "to")), "the picture does not say all of its settings")
     check(record.get("realism_mask") is not True, "its realism mask was in no file")
     check(record["dtype"] in DTYPES, f"the command does not keep weights in {record['dtype']}")
     if others := record.get("through"):
@@ -61,7 +63,7 @@ def remake_command(record: Record, picture: Path) -> list[str]:
     again = picture.with_stem(picture.stem + "-again").name
     words = ["flowmapsr", "upscale", record.get("source", "PHOTOGRAPH"), "--output", again, "--size", record["to"]]
     words += ["--model", _model(record)]
-    for key in (*SETTINGS, "dtype"):
+    for key in (*(key for key in FOLLOWED if key in record), *SETTINGS):
         words += [f"--{key.replace('_', '-')}", f"{record[key]}"]
     for file, scale in record.get("loras", {}).items():
         words += ["--lora", file, "--lora-scale", f"{scale}"]

@@ -129,6 +129,8 @@ def _otherwise(prompt: Prompt, maker: Node, after: Line, before: Line) -> set[st
 def _settings(prompt: Prompt, maker: Node, after: Line) -> Record:
     """The model and the settings of a node that makes pictures; empty where another node gives one of them."""
     given = {name: _value(prompt, value) for name, value in maker["inputs"].items()}
+    if "upscale_model" in given:
+        return {}
     try:
         name, dtype, loras = _model(prompt, maker["inputs"].get("model"))
         model = load_shapes(model_path(name))

@@ -16,6 +16,8 @@ def tiling_for(network: Network, tile: int, overlap: int, batch: int = 1, wrap: 
     edges meet.
     """
     tile, overlap = (-(-length // network.stride) * network.stride for length in (tile, overlap))
+    if not (tile or wrap):
+        return HaloTiling(0, 0, network.stride)  # a radius may take a while to be measured
     if network.receptive_radius is not None:
         return HaloTiling(tile, network.receptive_radius, network.stride, wrap)
     return BlendTiling(tile, overlap, network.stride, batch, wrap)
