@@ -7,7 +7,8 @@ from ..flowmapsr_core import UserError
 from ..flowmapsr_core.codecs import FrozenVAE
 from ..flowmapsr_core.codecs.probe import differ, probe
 from ..flowmapsr_core.method.looks import Look
-from ..flowmapsr_core.upscaling.pipeline import MAX_GUIDANCE, MAX_SEED, upscale_latent, warn_of_unlearned
+from ..flowmapsr_core.upscaling.pipeline import MAX_SEED, upscale_latent
+from ..flowmapsr_core.upscaling.settings import MAX_GUIDANCE, warn_of_unlearned
 from .comfyui.codec import ComfyCodec
 from .comfyui.host import ComfyHost
 from .comfyui.images import PIXEL_SIZE, from_mask, split_alpha

@@ -10,14 +10,8 @@ from torch import Tensor
 from ..flowmapsr_core import Model, UserError, upscale
 from ..flowmapsr_core.images.alpha import fill_transparent
 from ..flowmapsr_core.method.looks import LOOKS
-from ..flowmapsr_core.upscaling.pipeline import (
-    MAX_SCALE,
-    MAX_SEED,
-    output_size,
-    painted_size,
-    warn_of_factor,
-    warn_of_one_picture,
-)
+from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, MAX_SEED, output_size, painted_size
+from ..flowmapsr_core.upscaling.settings import warn_of_factor, warn_of_one_picture
 from .comfyui.host import ComfyHost
 from .comfyui.images import from_mask, join_alpha, split_alpha
 from .comfyui.loading import ModelType, at_look, load_patcher

@@ -9,7 +9,8 @@ from flowmapsr.flowmapsr_core.images.batch import batch_of
 from flowmapsr.flowmapsr_core.images.resize import resize
 from flowmapsr.flowmapsr_core.method.looks import Look, learned_guidance, looks_with
 from flowmapsr.flowmapsr_core.model import Model
-from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent, warn_of_unlearned
+from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent
+from flowmapsr.flowmapsr_core.upscaling.settings import warn_of_unlearned
 
 
 @pytest.mark.parametrize("scale", [1, 1.37, 2, 3.5, 8])

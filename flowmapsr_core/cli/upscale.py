@@ -28,21 +28,18 @@ from ..model import Model
 from ..upscaling.host import TorchHost, find_dtype
 from ..upscaling.invention import map_invention, runs_of_map
 from ..upscaling.meter import in_turn
-from ..upscaling.pipeline import (
+from ..upscaling.pipeline import check_scale, check_seed, output_size, upscale
+from ..upscaling.realism_mask import read_mask
+from ..upscaling.remake import settings_record
+from ..upscaling.settings import (
     as_trained,
-    check_scale,
-    check_seed,
     has_dial,
     learned,
-    output_size,
     override,
-    upscale,
     warn_of_factor,
     warn_of_one_picture,
     warn_of_unlearned,
 )
-from ..upscaling.realism_mask import read_mask
-from ..upscaling.remake import settings_record
 from ..upscaling.soft import DEFAULT_SCALE, Detail, find_detail, shrink
 from ..video.making import Enlarge
 from .clips import run_clips

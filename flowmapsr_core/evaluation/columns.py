@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..method.looks import LOOKS, find_look
-from ..upscaling.pipeline import override
+from ..upscaling.settings import override
 from .makers import Column
 
 DIAL = (0.0, 0.5, 1.0)

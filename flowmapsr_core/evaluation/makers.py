@@ -19,8 +19,9 @@ from ..method.looks import Look, find_look
 from ..model import Model, Precision
 from ..upscaling.community import CommunityUpscaler
 from ..upscaling.host import TorchHost
-from ..upscaling.pipeline import as_trained, painted_size, upscale
+from ..upscaling.pipeline import painted_size, upscale
 from ..upscaling.plan import make_plan
+from ..upscaling.settings import as_trained
 from .cells import Settings
 
 Lines = tuple[list[int], list[int]]  # rows and columns where tiles begin or end, in pixels

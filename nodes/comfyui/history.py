@@ -14,8 +14,8 @@ from ...flowmapsr_core.files.checkpoint import BUILT_IN, load_shapes
 from ...flowmapsr_core.images.record import Record
 from ...flowmapsr_core.method.looks import Look, find_look
 from ...flowmapsr_core.upscaling.host import find_dtype
-from ...flowmapsr_core.upscaling.pipeline import as_trained
 from ...flowmapsr_core.upscaling.remake import settings_record
+from ...flowmapsr_core.upscaling.settings import as_trained
 from .host import ComfyHost
 from .loading import FP8
 from .model_files import model_path

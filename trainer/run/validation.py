@@ -15,7 +15,8 @@ from ...flowmapsr_core.images.metrics import high_frequency_energy, psnr_y
 from ...flowmapsr_core.images.resize import resize
 from ...flowmapsr_core.method.looks import Look, find_look
 from ...flowmapsr_core.model import Model
-from ...flowmapsr_core.upscaling.pipeline import override, upscale
+from ...flowmapsr_core.upscaling.pipeline import upscale
+from ...flowmapsr_core.upscaling.settings import override
 from ..data.photos import UNREADABLE, find_photos
 
 FACTOR = 4
