@@ -16,7 +16,7 @@ from ..flowmapsr_core.images.batch import batch_of
 from ..flowmapsr_core.images.picture_files import read_frames
 from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
-from .comfyui.images import join_alpha, singles, split_alpha
+from .comfyui.images import given_out, join_alpha, singles, split_alpha
 from .comfyui.schema import make_schema
 
 log = logging.getLogger("flowmapsr")
@@ -32,7 +32,7 @@ class LoadLowRes(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_LoadLowRes",
             display_name="Load Low-Res Image",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Loads an image and resizes it to the size that it is to be upscaled to.",
             search_aliases=["load image", "upscale size", "low resolution", "megapixels", "longest edge"],
             inputs=[
@@ -122,7 +122,7 @@ class LoadLowRes(io.ComfyNode):
         size = target_size(lr, size_by, scales[size_by])
         upscaled = batch_of(len(lr), (resize(single, size).clamp(0, 1) for single in singles(lr)))
         opaque = torch.ones(len(lr), 1, *size, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled)
-        return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), 1 - opaque[:, 0], size[1], size[0])
+        return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), given_out(1 - opaque[:, 0]), size[1], size[0])
 
 
 def input_images() -> list[str]:

@@ -83,7 +83,8 @@ def test_the_committed_definitions_are_of_the_same_nodes():
 @pytest.mark.parametrize("name", FROZEN)
 def test_every_node_says_what_it_is(name):
     node = DEFINITIONS[name]
-    assert node["category"] == "FlowMapSR"
+    # together, below the place of ComfyUI's own upscalers; the one that does it all is among them
+    assert node["category"] == "image/upscaling" + ("/FlowMapSR" if name != "FlowMapSR_Upscale" else "")
     assert 20 < len(node["description"]) < 120
     texts = [kind[1]["tooltip"] for _, kind, _ in inputs(node)] + node["output_tooltips"]
     assert all(texts)

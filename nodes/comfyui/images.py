@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import comfy.model_management as management
 import torch
 from torch import Tensor
 
@@ -24,10 +25,19 @@ def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def join_alpha(color: Tensor, alpha: Tensor | None = None) -> Tensor:
-    """A ComfyUI image of colour (B, 3, H, W) and alpha, which is resized to it."""
+    """A ComfyUI image of colour (B, 3, H, W) and alpha, which is resized to it; see :func:`given_out`."""
     if alpha is not None:
         color = torch.cat([color, resize_alpha(alpha, color)], dim=1)
-    return color.movedim(1, -1)
+    return given_out(color.movedim(1, -1))
+
+
+def given_out(result: Tensor) -> Tensor:
+    """An image, a mask or a latent where ComfyUI keeps what is between nodes, and in its precision.
+
+    The user's flags say which: ``--gpu-only``, and ``--fp16-intermediates`` in newer versions.
+    """
+    dtype = management.intermediate_dtype() if hasattr(management, "intermediate_dtype") else torch.float32
+    return result.to(management.intermediate_device(), dtype)
 
 
 def from_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:
