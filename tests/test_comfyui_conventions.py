@@ -13,6 +13,7 @@ from comfyui_server import COMFYUI, NEEDS_COMFYUI, ROOT, Server
 from PIL import Image
 
 pytestmark = NEEDS_COMFYUI
+BEFORE = ROOT / "tests" / "data" / "workflows_before"
 RENAMED = '''
 """A pack in which a node was renamed, and two of its inputs with it."""
 
@@ -63,7 +64,7 @@ def server(tmp_path_factory):
     for file in (pack, picture):
         file.parent.mkdir(parents=True)
     pack.write_text(RENAMED)
-    Image.open(ROOT / "tests" / "data" / "jetty.png").resize((64, 48)).save(picture)
+    Image.open(ROOT / "tests" / "data" / "jetty.png").resize((48, 32)).save(picture)
     running = Server(base)
     yield running
     running.stop()
@@ -167,5 +168,18 @@ def test_a_renamed_node_is_replaced(server):
         pytest.skip("this version of ComfyUI replaces no nodes")
     assert replacement["new_node_id"] == "FlowMapSR_Upscale"
     (renamed,), (present,) = (server.saved(server.succeed(prompt)) for prompt in (old, upscale(factor=2.0)))
-    assert renamed.shape == (96, 128, 3)
+    assert renamed.shape == (64, 96, 3)
     assert np.array_equal(renamed, present)
+
+
+@pytest.mark.parametrize("name", sorted({path.name.split(".")[0] for path in BEFORE.glob("*.png")}))
+def test_workflows_that_were_shared_before_give_the_same_pictures(server, name):
+    from test_comfyui import to_prompt
+
+    entry = server.succeed(to_prompt(json.loads((BEFORE / f"{name}.json").read_text()), server.nodes))
+    for picture in BEFORE.glob(f"{name}.*.png"):
+        (result,) = server.saved(entry, picture.suffixes[0].removeprefix("."))
+        difference = np.abs(result - np.asarray(Image.open(picture), np.float32) / 255)
+        # they were made in the precision of another CPU
+        assert difference.max() < 8 / 255
+        assert difference.mean() < 1 / 255

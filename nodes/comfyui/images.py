@@ -43,13 +43,13 @@ def given_out(result: Tensor) -> Tensor:
 def from_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:
     """A ComfyUI mask, (B, H, W) or (H, W), as the core's (B, 1, H, W) for images (B, 3, H, W); None stays None.
 
-    *Load Image* gives 64 x 64 black pixels for a picture of any size in which nothing is painted.
+    *Load Image* gives 64 x 64 black pixels for a picture of any size in which nothing is painted; inverted, white ones.
     """
     if mask is None:
         return None
     mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
-    unpainted = mask.shape == (1, 1, 64, 64) and not mask.any()
-    return mask.new_zeros(1, 1, *image.shape[-2:]) if unpainted else mask
+    unpainted = mask.shape == (1, 1, 64, 64) and bool((mask == mask[..., :1, :1]).all())
+    return mask[..., :1, :1].expand(1, 1, *image.shape[-2:]) if unpainted else mask
 
 
 def singles(images: Tensor) -> Iterator[Tensor]:
