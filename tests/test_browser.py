@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfyui_server import COMFYUI, ROOT, Server
+from node_definitions import BLUEPRINTS
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -62,6 +63,8 @@ SHOWN = """([id, names]) => names.every(name => {
 })"""
 SELECT_IMAGE = "() => app.canvas.selectNode(app.graph.nodes.find(n => n.type === 'LoadImage'))"
 PAINTED = """() => app.graph.nodes.find(n => n.type === 'LoadImage').widgets[0].value.includes('clipspace')"""
+# a slider is shown only by nodes in the page's newer rendering
+MODERN = "wanted => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', wanted)"
 CHOOSE = """look => {
     const upscale = app.graph.getNodeById(3)
     upscale.widgets.find(widget => widget.name === 'look').value = look
@@ -156,7 +159,8 @@ def run(server, page):
     assert sent.value.ok, sent.value.text()
     entry = server.wait(sent.value.json()["prompt_id"])
     assert entry["status"]["status_str"] == "success", entry["status"]
-    shown = {node: sum((output.get(kind, []) for kind in PICTURES), []) for node, output in entry["outputs"].items()}
+    outputs = entry["outputs"].items()
+    shown = {node: [image for kind in PICTURES for image in output.get(kind, [])] for node, output in outputs}
     return {node: images for node, images in shown.items() if images}
 
 
@@ -179,6 +183,7 @@ def test_a_workflow_opens_runs_and_shows_its_pictures(server, page, complaints, 
     workflow = json.loads(file.read_text())
     if NEWER.get(file.stem, "LoadImage") not in server.nodes:
         pytest.skip(f"this version of ComfyUI has no {NEWER[file.stem]}")
+    page.evaluate(MODERN, file.stem in NEWER)
     page.evaluate(OPEN, file.read_text())
     assert page.evaluate(UNKNOWN) == []
     wanted = values(workflow)
@@ -190,11 +195,48 @@ def test_a_workflow_opens_runs_and_shows_its_pictures(server, page, complaints, 
 
     pictures = run(server, page)
     assert pictures
-    assert {Image.open(file_of(server, image)).size for images in pictures.values() for image in images} == SIZES[file.stem]
+    sizes = {Image.open(file_of(server, image)).size for images in pictures.values() for image in images}
+    assert sizes == SIZES[file.stem]
     for node, images in pictures.items():
         page.wait_for_function(SHOWN, arg=[node, [image["filename"] for image in images]])
-    page.screenshot(path=Path(SCREENSHOTS or tmp_path) / f"{file.stem}.png")
+    page.screenshot(path=Path(SCREENSHOTS or tmp_path) / f"{file.parent.name}-{file.stem}.png")
     assert page.get_by_text(MISSING).all_inner_texts() == []
+    assert complaints == []
+
+
+def with_blueprint(path):
+    """A workflow that loads a picture and what is painted on it, and saves what a blueprint makes of them."""
+    blueprint = json.loads(path.read_text())
+    (block,) = blueprint["nodes"]
+    for link, slot in enumerate(block["inputs"][:2], 1):
+        slot["link"] = link
+    block["outputs"][0]["links"] = [3]
+    common = {"pos": [0, 0], "size": [300, 300], "flags": {}, "order": 0, "mode": 0, "properties": {}}
+    gives = [{"name": kind, "type": kind, "links": [link]} for link, kind in ((1, "IMAGE"), (2, "MASK"))]
+    load = {**common, "id": 1, "type": "LoadImage", "outputs": gives, "widgets_values": ["example.png", "image"]}
+    takes = [{"name": "images", "type": "IMAGE", "link": 3}]
+    save = {**common, "id": 2, "type": "SaveImage", "inputs": takes, "widgets_values": ["blueprint"]}
+    links = [[1, 1, 0, block["id"], 0, "IMAGE"], [2, 1, 1, block["id"], 1, "MASK"], [3, block["id"], 0, 2, 0, "IMAGE"]]
+    return {**blueprint, "nodes": [load, save, block], "links": links, "last_link_id": 3}
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_runs_as_one_block(server, page, complaints, path):
+    page.evaluate(OPEN, json.dumps(with_blueprint(path)))
+    assert page.evaluate(UNKNOWN) == []
+    (image,) = run(server, page)["2"]
+    factor = page.evaluate("() => app.graph.nodes.at(-1).widgets.find(widget => widget.name === 'factor').value")
+    assert Image.open(file_of(server, image)).size == (SIZE[0] * factor, SIZE[1] * factor)
+    assert complaints == []
+
+
+def test_the_quick_workflow_opens_as_an_app(page, complaints):
+    page.evaluate(OPEN, (ROOT / "workflows" / "flowmapsr_upscale.json").read_text())
+    saved = page.evaluate(SAVE)["extra"]
+    assert saved["linearMode"] is True
+    assert [name for _, name, *_ in saved["linearData"]["inputs"]] == ["image", "factor", "look"]
+    for name in ("factor", "look", "Run"):
+        playwright.expect(page.get_by_text(name, exact=True).first).to_be_visible()
     assert complaints == []
 
 

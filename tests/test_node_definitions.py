@@ -94,6 +94,21 @@ def test_every_node_says_what_it_is(name):
     assert [word for word in words if f"| **{word}** |" not in page] == []
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "web" / "docs").glob("*/*.md")), ids=lambda page: page.parent.name)
+def test_a_help_page_in_another_language_has_the_words_of_its_locale(page):
+    texts = json.loads((LOCALES / page.stem / "nodeDefs.json").read_text(encoding="utf-8"))[page.parent.name]
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {texts['display_name']}\n")
+    words = [part["name"] for part in (*texts["inputs"].values(), *texts["outputs"].values())]
+    assert [word for word in words if f"| **{word}** |" not in text] == []
+
+
+def test_every_help_page_is_there_in_every_language():
+    languages = {folder.name for folder in LOCALES.iterdir()} - {"en"}
+    pages = {(page.parent.name, page.stem) for page in (ROOT / "web" / "docs").glob("*/*.md")}
+    assert pages == {(name, language) for name in FROZEN for language in languages}
+
+
 def test_the_english_locale_is_what_the_nodes_say():
     locale = json.loads((LOCALES / "en" / "nodeDefs.json").read_text())
     assert locale == {name: english(node) for name, node in DEFINITIONS.items()}
