@@ -1,4 +1,11 @@
-"""ComfyUI nodes (V3 schema). The only folder that imports comfy."""
+"""ComfyUI nodes (V3 schema). The only folder that imports comfy.
+
+Workflows and prompts that people have saved go on working: a node keeps its id, its inputs and outputs keep their
+names, types and order, and what is new is optional and comes last (``FROZEN`` in ``tests/test_node_definitions.py``).
+A node that cannot be so gets a new id. Where ``comfy_api.latest.io`` has ``NodeReplace``, the old one is registered as
+replaced by it, in ``on_load`` of the extension below, as ``tests/test_comfyui_conventions.py`` does with a node that
+was renamed; elsewhere it stays in the list of nodes, marked as deprecated.
+"""
 
 from comfy_api.latest import ComfyExtension, io
 

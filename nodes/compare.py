@@ -20,7 +20,7 @@ class Compare(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_Compare",
             display_name="Compare to Reference",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Measures how close images are to a reference, and puts both side by side.",
             search_aliases=["psnr", "ciede2000", "metrics", "measure quality", "side by side"],
             inputs=[

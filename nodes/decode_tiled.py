@@ -25,7 +25,7 @@ class DecodeTiled(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_DecodeTiled",
             display_name="Exact Tiled VAE Decode",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Decodes large latents in little memory, without seams: the picture that VAE Decode gives.",
             search_aliases=["vae decode", "tiled decode", "low memory", "no seams", "latent to image"],
             inputs=[

@@ -17,7 +17,7 @@ class Degrade(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_Degrade",
             display_name="Degrade Image",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Shrinks an image and spoils it as photographs are: a test picture whose original is known.",
             search_aliases=["downscale", "blur", "noise", "jpeg", "low resolution", "real-esrgan"],
             inputs=[

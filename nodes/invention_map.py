@@ -11,7 +11,7 @@ from ..flowmapsr_core.method.looks import LOOKS
 from ..flowmapsr_core.upscaling.invention import map_invention, runs_of_map
 from ..flowmapsr_core.upscaling.meter import in_turn
 from .comfyui.host import ComfyHost
-from .comfyui.images import join_alpha, pairs, split_alpha
+from .comfyui.images import given_out, join_alpha, pairs, split_alpha
 from .comfyui.loading import ModelType, at_look, load_patcher
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
@@ -25,7 +25,7 @@ class InventionMap(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_InventionMap",
             display_name="Invention Map",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Shows where an upscaled image has detail that its source does not support, and how much.",
             search_aliases=["hallucination", "faithfulness", "uncertainty", "heat map", "invented detail"],
             inputs=[
@@ -67,4 +67,5 @@ class InventionMap(io.ComfyNode):
 
         lrs = fill_transparent(visible, alpha, wrap).clamp(0, 1)
         invented = batch_of(len(color), (map_one(result, lr) for result, lr in pairs(color, lrs)))
-        return io.NodeOutput(invented[:, 0], join_alpha(heat_picture(color, invented)), invented.mean().item())
+        heat = join_alpha(heat_picture(color, invented))
+        return io.NodeOutput(given_out(invented[:, 0]), heat, invented.mean().item())

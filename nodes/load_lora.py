@@ -16,7 +16,7 @@ class LoadLoRA(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_LoadLoRA",
             display_name="FlowMapSR LoRA",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Adds a LoRA from models/loras to a FlowMapSR model. Chain several to add up their changes.",
             search_aliases=["lora loader", "load lora"],
             inputs=[

@@ -17,7 +17,7 @@ from ..flowmapsr_core.images.picture_files import Picture, read_frames
 from ..flowmapsr_core.images.resize import resize, resize_alpha
 from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
 from ..flowmapsr_core.upscaling.soft import find_detail, shrink
-from .comfyui.images import join_alpha, singles, split_alpha
+from .comfyui.images import given_out, join_alpha, singles, split_alpha
 from .comfyui.schema import make_schema
 from .comfyui.source import Source, SourceType
 from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
@@ -35,7 +35,7 @@ class LoadLowRes(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_LoadLowRes",
             display_name="Load Low-Res Image",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Loads an image and resizes it to the size that it is to be upscaled to.",
             search_aliases=["load image", "upscale size", "low resolution", "megapixels", "longest edge"],
             inputs=[
@@ -143,7 +143,8 @@ class LoadLowRes(io.ComfyNode):
         upscaled = batch_of(len(lr), (resize(single, size, wrap=wrap).clamp(0, 1) for single in singles(lr)))
         shape = (len(lr), 1, *size)
         opaque = torch.ones(shape, device=lr.device) if alpha is None else resize_alpha(alpha, upscaled, wrap)
-        return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), 1 - opaque[:, 0], size[1], size[0], source)
+        mask = given_out(1 - opaque[:, 0])
+        return io.NodeOutput(join_alpha(lr), join_alpha(upscaled), mask, size[1], size[0], source)
 
 
 def input_images() -> list[str]:

@@ -15,7 +15,7 @@ class LoadModel(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_LoadModel",
             display_name="Load FlowMapSR Model",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Loads the built-in model or a FlowMapSR checkpoint.",
             search_aliases=["checkpoint loader", "load checkpoint", "upscale model"],
             inputs=[

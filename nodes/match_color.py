@@ -16,7 +16,7 @@ class MatchColor(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_MatchColor",
             display_name="Match Colour",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Gives an upscaled image the colours of its low-resolution source; its detail stays.",
             search_aliases=[
                 "color match",

@@ -11,7 +11,7 @@ from ..flowmapsr_core.upscaling.pipeline import MAX_SEED, upscale_latent
 from ..flowmapsr_core.upscaling.settings import MAX_GUIDANCE, warn_of_unlearned
 from .comfyui.codec import ComfyCodec
 from .comfyui.host import ComfyHost
-from .comfyui.images import PIXEL_SIZE, from_mask, split_alpha
+from .comfyui.images import PIXEL_SIZE, from_mask, given_out, split_alpha
 from .comfyui.loading import ModelType
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
@@ -29,7 +29,7 @@ class Sampler(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_Sampler",
             display_name="Flow Map Sampler",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Restores detail in an image that was resized to its final size; gives a latent to decode.",
             search_aliases=["ksampler", "upscaler", "super resolution", "restore", "flow map"],
             inputs=[
@@ -150,7 +150,7 @@ class Sampler(io.ComfyNode):
         if isinstance(managed.codec, FrozenVAE):
             config = managed.codec.config
             latent = latent / config.scaling_factor + config.shift_factor  # as VAE nodes have them
-        return io.NodeOutput({"samples": latent, PIXEL_SIZE: (height, width)})
+        return io.NodeOutput({"samples": given_out(latent), PIXEL_SIZE: (height, width)})
 
 
 def find_codec(codec, vae) -> ComfyCodec | None:

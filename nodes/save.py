@@ -31,7 +31,7 @@ class Save(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_Save",
             display_name="Save Photograph",
-            category="FlowMapSR",
+            category="image/upscaling/FlowMapSR",
             description="Saves images with the camera's metadata, and with what it takes to make them again.",
             search_aliases=["save image", "exif", "icc profile", "xmp", "16 bit", "jpeg", "webp", "tiff"],
             inputs=[

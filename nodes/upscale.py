@@ -28,7 +28,8 @@ class Upscale(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_Upscale",
             display_name="FlowMapSR Upscale",
-            category="FlowMapSR",
+            category="image/upscaling",
+            essentials_category="Image Tools",
             description="Upscales photographs 1x to 8x: resize, sampling, colour correction. Every image of a batch.",
             search_aliases=["upscaler", "super resolution", "enlarge", "enhance", "restore photo"],
             inputs=[

@@ -21,7 +21,7 @@ class UpscaleVideo(io.ComfyNode):
         return make_schema(
             node_id="FlowMapSR_UpscaleVideo",
             display_name="FlowMapSR Upscale Video",
-            category="FlowMapSR",
+            category="image/upscaling",
             description="Upscales a video 1x to 8x, frame by frame, in the memory of one; the sound stays as it is.",
             search_aliases=["video upscaler", "video super resolution", "enhance video"],
             inputs=[

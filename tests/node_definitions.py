@@ -1,7 +1,8 @@
 """What ComfyUI tells its page about nodes (``object_info``), as it is committed for tests without ComfyUI.
 
 ``python tests/node_definitions.py`` writes it anew, and the English locale with it, from the ComfyUI in
-``COMFYUI_PATH``; needed after a change of a node, or when a workflow uses another core node.
+``COMFYUI_PATH``, which has to be new enough for every workflow; needed after a change of a node, or when a workflow
+uses another core node.
 """
 
 import json
@@ -13,6 +14,7 @@ OBJECT_INFO = ROOT / "tests" / "data" / "object_info.json"
 LOCALES = ROOT / "locales"
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))  # ComfyUI's browser of templates shows these
 WORKFLOWS = sorted((ROOT / "workflows").rglob("*.json"))
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 # the parts of a definition that ComfyUI 0.3.64 and later ones give alike
 PARTS = ("input", "input_order", "output", "output_is_list", "output_name", "output_tooltips")
 PARTS += ("name", "display_name", "description", "category", "output_node")

@@ -39,7 +39,7 @@ def to_prompt(workflow, nodes):
         kinds = {name: kind for group in schema["input"].values() for name, kind in group.items()}
         inputs = {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link")}
         widgets = [name for name in order if isinstance(kinds[name][0], list) or kinds[name][0] in WIDGETS]
-        inputs.update(zip(widgets, node["widgets_values"], strict=False))
+        inputs.update(zip(widgets, node.get("widgets_values", []), strict=False))
         prompt[str(node["id"])] = make_node(node["type"], **inputs)
     return prompt
 

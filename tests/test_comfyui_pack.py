@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 from comfyui_process import import_nodes
 from comfyui_server import COMFYUI, NEEDS_COMFYUI, ROOT, Server
-from node_definitions import LOCALES, OBJECT_INFO, TEMPLATES, definition, is_ours
+from node_definitions import BLUEPRINTS, LOCALES, OBJECT_INFO, TEMPLATES, definition, is_ours
 from PIL import Image
 
 pytestmark = NEEDS_COMFYUI
@@ -107,13 +108,26 @@ def test_other_nodes_are_as_without_the_pack(server, other):
 def test_help_locales_and_workflows_are_served(server):
     for name in filter(is_ours, server.nodes):
         # ComfyUI itself finds no page of a pack whose folder has a space in its name
-        with urllib.request.urlopen(f"http://{server.address}/extensions/FlowMapSR/docs/{name}.md") as page:
-            assert page.read() == (ROOT / "web" / "docs" / f"{name}.md").read_bytes()
+        for file in (f"{name}.md", f"{name}/zh.md"):
+            with urllib.request.urlopen(f"http://{server.address}/extensions/FlowMapSR/docs/{file}") as page:
+                assert page.read() == (ROOT / "web" / "docs" / file).read_bytes()
     served = server.get("/i18n")
     for language in ("en", "zh"):
         assert served[language]["nodeDefs"] == json.loads((LOCALES / language / "nodeDefs.json").read_text())
     templates = server.get("/workflow_templates")["FlowMapSR"]
     assert sorted(templates) == [path.stem for path in TEMPLATES]
+
+
+def test_blueprints_are_served(server):
+    try:
+        served = server.get("/global_subgraphs")
+    except urllib.error.HTTPError:
+        pytest.skip("this version of ComfyUI has no blueprints")
+    ours = {key: entry for key, entry in served.items() if entry["info"]["node_pack"].endswith("FlowMapSR")}
+    assert sorted(entry["name"] for entry in ours.values()) == [path.stem for path in BLUEPRINTS]
+    for key, entry in ours.items():
+        path = next(path for path in BLUEPRINTS if path.stem == entry["name"])
+        assert server.get(f"/global_subgraphs/{key}")["data"] == path.read_text(encoding="utf-8")
 
 
 def test_diffusers_waits_for_a_model_that_needs_it(server, written):

@@ -96,19 +96,20 @@ def test_the_nodes_give_the_pixels_of_the_core(nodes, noisy, photo):
     assert (sampled(nodes, loaded, photo, realism=0.6, realism_mask=mask, seed=7) - expected).abs().max() < 1e-5
 
 
-def test_a_picture_in_which_nothing_is_painted_is_black(nodes, noisy, photo):
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_picture_in_which_nothing_is_painted_is_black_or_inverted_white(nodes, noisy, photo, value):
     """*Load Image* gives 64 x 64 for it."""
-    loaded, black = noisy[1], torch.zeros(1, 90, 122)
+    loaded = noisy[1]
     for make in (lambda mask: upscaled(nodes, photo, 2.0, "balanced", loaded, realism_mask=mask),
                  lambda mask: sampled(nodes, loaded, photo, realism_mask=mask)):  # fmt: skip
-        assert torch.equal(make(torch.zeros(1, 64, 64)), make(black))
+        assert torch.equal(make(torch.full((1, 64, 64), value)), make(torch.full((1, 90, 122), value)))
 
 
 def test_masks_that_do_not_fit(nodes, noisy, photo):
     with pytest.raises(ValueError, match="the realism mask is 64x64 pixels; give one of the image's 122x90, or one of"):
-        upscaled(nodes, photo, 2.0, "balanced", realism_mask=torch.ones(1, 64, 64))
+        upscaled(nodes, photo, 2.0, "balanced", realism_mask=torch.eye(64)[None])
     with pytest.raises(ValueError, match="the realism mask is 64x64 pixels; give one of the image's 122x90, or a smal"):
-        sampled(nodes, noisy[1], photo, realism_mask=torch.ones(1, 64, 64))
+        sampled(nodes, noisy[1], photo, realism_mask=torch.eye(64)[None])
     with pytest.raises(ValueError, match="there are 2 realism masks for 1 images"):
         upscaled(nodes, photo, 2.0, "balanced", realism_mask=torch.zeros(2, 90, 122))
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -38,3 +39,9 @@ def test_every_test_can_be_collected_on_windows():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Import):
                 assert not {alias.name for alias in node.names} & {"resource", "fcntl", "pwd", "grp"}, path
+
+
+def test_the_registrys_pictures_have_the_shape_that_it_asks_for():
+    icon, banner = (Image.open(ROOT / ".github" / name) for name in ("icon.png", "banner.jpg"))
+    assert icon.width == icon.height <= 400
+    assert banner.width * 9 == banner.height * 21

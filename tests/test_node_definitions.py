@@ -87,7 +87,8 @@ def test_the_committed_definitions_are_of_the_same_nodes():
 @pytest.mark.parametrize("name", FROZEN)
 def test_every_node_says_what_it_is(name):
     node = DEFINITIONS[name]
-    assert node["category"] == "FlowMapSR"
+    # together, below the place of ComfyUI's own upscalers; the one that does it all is among them
+    assert node["category"] == "image/upscaling" + ("/FlowMapSR" if name != "FlowMapSR_Upscale" else "")
     assert 20 < len(node["description"]) < 120
     texts = [kind[1]["tooltip"] for _, kind, _ in inputs(node)] + node["output_tooltips"]
     assert all(texts)
@@ -95,6 +96,21 @@ def test_every_node_says_what_it_is(name):
     assert page.startswith(f"# {node['display_name']}\n")
     words = [name for name, _, _ in inputs(node)] + node["output_name"]
     assert [word for word in words if f"| **{word}** |" not in page] == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "web" / "docs").glob("*/*.md")), ids=lambda page: page.parent.name)
+def test_a_help_page_in_another_language_has_the_words_of_its_locale(page):
+    texts = json.loads((LOCALES / page.stem / "nodeDefs.json").read_text(encoding="utf-8"))[page.parent.name]
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {texts['display_name']}\n")
+    words = [part["name"] for part in (*texts["inputs"].values(), *texts["outputs"].values())]
+    assert [word for word in words if f"| **{word}** |" not in text] == []
+
+
+def test_every_help_page_is_there_in_every_language():
+    languages = {folder.name for folder in LOCALES.iterdir()} - {"en"}
+    pages = {(page.parent.name, page.stem) for page in (ROOT / "web" / "docs").glob("*/*.md")}
+    assert pages == {(name, language) for name in FROZEN for language in languages}
 
 
 def test_the_english_locale_is_what_the_nodes_say():

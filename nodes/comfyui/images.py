@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import comfy.model_management as management
 import torch
 from torch import Tensor
 
@@ -24,22 +25,34 @@ def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def join_alpha(color: Tensor, alpha: Tensor | None = None, wrap: str = "") -> Tensor:
-    """A ComfyUI image of colour (B, 3, H, W) and alpha, which is resized to it; ``wrap`` says which edges meet."""
+    """A ComfyUI image of colour (B, 3, H, W) and alpha, which is resized to it; see :func:`given_out`.
+
+    ``wrap`` says which edges meet.
+    """
     if alpha is not None:
         color = torch.cat([color, resize_alpha(alpha, color, wrap)], dim=1)
-    return color.movedim(1, -1)
+    return given_out(color.movedim(1, -1))
+
+
+def given_out(result: Tensor) -> Tensor:
+    """An image, a mask or a latent where ComfyUI keeps what is between nodes, and in its precision.
+
+    The user's flags say which: ``--gpu-only``, and ``--fp16-intermediates`` in newer versions.
+    """
+    dtype = management.intermediate_dtype() if hasattr(management, "intermediate_dtype") else torch.float32
+    return result.to(management.intermediate_device(), dtype)
 
 
 def from_mask(mask: Tensor | None, image: Tensor) -> Tensor | None:
     """A ComfyUI mask, (B, H, W) or (H, W), as the core's (B, 1, H, W) for images (B, 3, H, W); None stays None.
 
-    *Load Image* gives 64 x 64 black pixels for a picture of any size in which nothing is painted.
+    *Load Image* gives 64 x 64 black pixels for a picture of any size in which nothing is painted; inverted, white ones.
     """
     if mask is None:
         return None
     mask = mask.float().reshape(-1, 1, *mask.shape[-2:])
-    unpainted = mask.shape == (1, 1, 64, 64) and not mask.any()
-    return mask.new_zeros(1, 1, *image.shape[-2:]) if unpainted else mask
+    unpainted = mask.shape == (1, 1, 64, 64) and bool((mask == mask[..., :1, :1]).all())
+    return mask[..., :1, :1].expand(1, 1, *image.shape[-2:]) if unpainted else mask
 
 
 def singles(images: Tensor) -> Iterator[Tensor]:

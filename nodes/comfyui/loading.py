@@ -45,7 +45,9 @@ def load_patcher(name: str = BUILT_IN, dtype: str = "auto") -> comfy.model_patch
     use_comfy_layers(model.flow)
     if dtype == FP8:
         store_in_fp8(model.network)
-    patcher = comfy.model_patcher.ModelPatcher(model.flow, host.device, comfy.model_management.unet_offload_device())
+    # looked up now: ComfyUI puts its patcher with dynamic VRAM in this place once it has started
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    patcher = kind(model.flow, host.device, comfy.model_management.unet_offload_device())
     patcher.set_attachments("model", model)
     patcher.set_attachments("vae", own_vae(model, name))
     return patcher

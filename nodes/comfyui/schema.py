@@ -7,13 +7,12 @@ from comfy_api.latest import io
 
 Widget = TypeVar("Widget")
 KNOWN = {field.name for field in fields(io.Schema)}
+NEWER = {"search_aliases", "essentials_category"}  # other words for the search; where among the nodes for beginners
 
 
-def make_schema(*, search_aliases: list[str], **definition: Any) -> io.Schema:
-    """An ``io.Schema``, its other words for the node search left out where ComfyUI has no place for them."""
-    if "search_aliases" in KNOWN:
-        definition["search_aliases"] = search_aliases
-    return io.Schema(**definition)
+def make_schema(**definition: Any) -> io.Schema:
+    """An ``io.Schema``, what is newer left out where ComfyUI has no place for it."""
+    return io.Schema(**{name: part for name, part in definition.items() if name in KNOWN or name not in NEWER})
 
 
 def advanced(widget: Widget) -> Widget:

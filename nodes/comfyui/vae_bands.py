@@ -41,7 +41,7 @@ def is_plain(vae: comfy.sd.VAE) -> bool:
 
 
 def to_diffusers(vae: comfy.sd.VAE) -> "AutoencoderKL":
-    """A plain VAE as diffusers' class; its weights are not copied if they are on the device where they are needed.
+    """A plain VAE as diffusers' class; its weights are not copied if they are where and as they are needed.
 
     Weights that ComfyUI moves later stay where they were: hold the result no longer than one piece of work takes.
     """
@@ -61,7 +61,8 @@ def to_diffusers(vae: comfy.sd.VAE) -> "AutoencoderKL":
             use_quant_conv=hasattr(stage, "quant_conv"),
             use_post_quant_conv=hasattr(stage, "post_quant_conv"),
         )
-    weights = {name: weight.to(vae.device) for name, weight in stage.state_dict().items()}
+    # with dynamic VRAM, ComfyUI keeps them as they are in the file
+    weights = {name: weight.to(vae.device, vae.vae_dtype) for name, weight in stage.state_dict().items()}
     exact.load_state_dict(convert_ldm_vae_checkpoint(weights, exact.config), assign=True)
     return exact.requires_grad_(False).eval()
 
