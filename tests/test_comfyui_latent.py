@@ -174,7 +174,7 @@ def test_the_decode_is_cancelled_between_bands(nodes, vae):
 
 
 def load(nodes, name, dtype="float32"):
-    return nodes.load_model.LoadModel.execute(name, dtype).args
+    return nodes.load_model.LoadModel.execute(name, dtype).args[:2]
 
 
 def sampled(nodes, model, image, steps="2", guidance=2.0, tile=0, overlap=0, **more):

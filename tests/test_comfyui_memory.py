@@ -296,7 +296,7 @@ def test_no_model_is_kept_alive(nodes, checkpoint, photo, tmp_path):
     management.unload_all_models()
     alive = []
     for name in names:
-        model, vae = nodes.load_model.LoadModel.execute(name, "float32").args
+        model, vae = nodes.load_model.LoadModel.execute(name, "float32").args[:2]
         target = "conv2" if name == "local" else "to_q"
         lora = write_lora(tmp_path / "lora.safetensors", model.model.network, (target,))
         patched = loading.with_lora(model, lora, 1.0)

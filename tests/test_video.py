@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -336,6 +335,8 @@ def test_bad_options_are_said_before_anything_is_made(photo, upscale, tmp_path, 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of a process")
 def test_a_full_disk_is_a_line_and_the_whole_parts_stay(photo, upscale, tmp_path, capsys):
+    import resource
+
     source = write_clip(tmp_path / "a.mp4", panned(photo, 3, (48, 64)))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

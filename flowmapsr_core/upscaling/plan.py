@@ -25,7 +25,7 @@ LARGEST_BLEND = 128  # latent cells of a blended tile: the size that latent mode
 OVERLAP = 8  # a tile's side over what it shares with its neighbour, where tiles are blended
 MOST_AT_ONCE = 8  # tiles a call
 FEWEST_ROWS = 8  # of a band
-HALOS = 8  # halos along a side of what a tile reads, where there is memory for it: of these, two are computed twice
+HALOS = 6  # halos along a side of what a tile reads, where there is memory for it: of these, two are computed twice
 CODED = 9  # floats per pixel beside the codec's memory: an image that is encoded, it padded, and that scaled
 CORRECTED = 12  # floats per pixel: an image before and after its colours are corrected, and work on a channel
 
