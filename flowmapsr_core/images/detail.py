@@ -47,7 +47,7 @@ class Surplus:
     """How many pixels more than its detail a picture has.
 
     Attributes:
-        factor: how many times as many along an axis as a sharp picture of that detail: 1, or 1.5 to 8.
+        factor: how many times as many along an axis as a sharp picture of that detail, up to 8.
         safe: the factor by which it can be shrunk and loses no detail.
     """
 
@@ -164,4 +164,6 @@ def _repetition(y: Tensor) -> tuple[float, float]:
     # steps every 3 rows, and two of three rows, have the same frequency: rows that are alike tell them apart
     alike = (steps < ALIKE).double().mean().item()
     factor = min(1 / frequency, 1 / (1 - frequency), key=lambda repeated: abs(1 - 1 / repeated - alike))
+    if alike < (1 - 1 / factor) / 2:  # other kernels have a period too, but no steps
+        return 1.0, 0.0
     return factor, (strongest - waves[padded // 8]).item()

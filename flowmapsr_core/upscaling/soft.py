@@ -31,12 +31,8 @@ class Detail:
 
     def shrunk(self, size: Size) -> Size:
         """To what they are shrunk ahead of upscaling to ``size``: no less than an eighth of it."""
-        least = max(wanted / MAX_SCALE / side for side, wanted in zip(self.enough, size, strict=True))
-        if least <= 1:
-            return self.enough
-        height, width = (
-            min(math.ceil(least * side), most) for side, most in zip(self.enough, self.before, strict=True)
-        )
+        sides = zip(self.before, self.enough, size, strict=True)
+        height, width = (min(max(enough, math.ceil(wanted / MAX_SCALE)), before) for before, enough, wanted in sides)
         return height, width
 
     def describe(self, size: Size) -> str:
