@@ -3,8 +3,10 @@
 import errno
 import functools
 import json
+import os
 import re
 import shlex
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -245,6 +247,15 @@ def test_a_full_disk_leaves_whole_pictures_only(save, tmp_path, monkeypatch):
         save(torch.rand(3, 8, 9, 3), "a", "webp", 90)
     assert [path.name for path in tmp_path.glob("*.webp")] == ["a_00001_.webp"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_killed_comfyui_has_left_is_removed(save, tmp_path):
+    for name, age in (("old", 7200), ("new", 0)):
+        partial = tmp_path / f".{name}.png.1.partial"
+        partial.write_bytes(b"half")
+        os.utime(partial, (time.time() - age,) * 2)
+    save(torch.rand(1, 8, 9, 3), "a", "png", 95)
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {".new.png.1.partial", "a_00001_.png"}
 
 
 def test_comfyuis_switch_leaves_the_photographs_own_metadata(save, tmp_path, monkeypatch):
