@@ -28,6 +28,7 @@ FROZEN = {
     "FlowMapSR_Save": "images IMAGE, filename_prefix STRING, format COMBO, quality INT, source? FLOWMAPSR_SOURCE -> ",
     "FlowMapSR_UpscaleVideo": "video VIDEO, factor FLOAT, look COMBO, model? FLOWMAPSR_MODEL, seed? INT -> video VIDEO",
 }
+DO_IT_ALL = ("FlowMapSR_Upscale", "FlowMapSR_UpscaleVideo")
 DEFINITIONS = {name: node for name, node in json.loads(OBJECT_INFO.read_text()).items() if is_ours(name)}
 SOURCES = [ast.parse(path.read_text()) for path in sorted((ROOT / "nodes").rglob("*.py"))]
 
@@ -87,8 +88,8 @@ def test_the_committed_definitions_are_of_the_same_nodes():
 @pytest.mark.parametrize("name", FROZEN)
 def test_every_node_says_what_it_is(name):
     node = DEFINITIONS[name]
-    # together, below the place of ComfyUI's own upscalers; the one that does it all is among them
-    assert node["category"] == "image/upscaling" + ("/FlowMapSR" if name != "FlowMapSR_Upscale" else "")
+    # together, below the place of ComfyUI's own upscalers; those that do it all are among them
+    assert node["category"] == "image/upscaling" + ("" if name in DO_IT_ALL else "/FlowMapSR")
     assert 20 < len(node["description"]) < 120
     texts = [kind[1]["tooltip"] for _, kind, _ in inputs(node)] + node["output_tooltips"]
     assert all(texts)
