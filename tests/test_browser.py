@@ -45,6 +45,7 @@ SETTINGS = {  # else templates or a tour cover the canvas
 MISSING = re.compile(r"\bmissing\b", re.IGNORECASE)
 
 READY = "() => window.app?.canvas && window.LiteGraph?.registered_node_types.FlowMapSR_Upscale && true"
+STARTED = "() => app.extensionManager.workflow?.activeWorkflow?.changeTracker && true"
 # as if the file were dropped on the page; older pages do not wait for it themselves
 OPEN = """text => new Promise(resolve => {
     const load = app.loadGraphData
@@ -258,6 +259,7 @@ def test_a_blueprint_runs_as_one_block(server, page, complaints, path):
 
 @pytest.mark.skipif(bool(FRONTEND), reason="that front end may be older than App mode")
 def test_the_quick_workflow_opens_as_an_app(page, complaints):
+    page.wait_for_function(STARTED)  # the page opens a workflow of its own first
     page.evaluate(OPEN, (ROOT / "workflows" / "flowmapsr_upscale.json").read_text())
     saved = page.evaluate(SAVE)["extra"]
     assert saved["linearMode"] is True
