@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
 
 # A cut through the test picture is not seen where it moves no pixel by more, 1/64 of an 8-bit step. There are harder
-# pictures: a photograph of a road moved by a quarter of a step where this one did by so little.
+# pictures: a photograph of a road moved by 0.6 of a step where this one did by so little.
 UNSEEN = 1 / 64 / 255
 CUT_OFF = 25  # LR pixels, about; an odd number of strides, so that windows that tile the image move
 FARTHEST = 128  # LR pixels; how far from the cut is looked
