@@ -179,7 +179,7 @@ def incomplete(path):
 
 BAD = {
     "code.pth": (with_code, "holds more than weights, which might be code"),
-    "short.pth": (cut_short, "is truncated or damaged"),
+    "short.pth": (cut_short, "is pickled, and truncated or damaged"),
     "short.safetensors": (cut_short, "is truncated or damaged"),
     "part.safetensors": (incomplete, "looks like an upscaler, but is damaged or incomplete"),
     "list.pth": (lambda path: torch.save([torch.zeros(2)], path), "holds no weights by name, but a list"),

@@ -22,7 +22,7 @@ def read_pickled(path: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # a zip archive and a pickle can be damaged in many ways
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is truncated or damaged ({reason}); download or copy it again") from error
+        raise UserError(f"{path} is pickled, and truncated or damaged ({reason}); download or copy it again") from error
     if not isinstance(tensors, dict):
         raise UserError(f"{path} holds no weights by name, but a {type(tensors).__name__}")
     return tensors
