@@ -34,14 +34,24 @@ def to_prompt(workflow, nodes):
     for node in workflow["nodes"]:
         if node["type"] == "MarkdownNote":
             continue
-        schema = nodes[node["type"]]
-        order = [name for group in schema["input_order"].values() for name in group]
-        kinds = {name: kind for group in schema["input"].values() for name, kind in group.items()}
         inputs = {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link")}
-        widgets = [name for name in order if isinstance(kinds[name][0], list) or kinds[name][0] in WIDGETS]
-        inputs.update(zip(widgets, node.get("widgets_values", []), strict=False))
+        values = zip(widgets_of(nodes[node["type"]]), node.get("widgets_values", []), strict=False)
+        inputs.update((name, value) for name, value in values if name)
         prompt[str(node["id"])] = make_node(node["type"], **inputs)
     return prompt
+
+
+def widgets_of(schema):
+    """A node's widgets in the order in which the page stores their values; empty for those that are no inputs."""
+    for group, kinds in schema["input"].items():
+        for name in schema["input_order"][group]:
+            kind, options = (*kinds[name], {})[:2]
+            if isinstance(kind, list) or kind in WIDGETS:
+                yield name
+                if options.get("control_after_generate"):
+                    yield ""
+        if group == "required" and any((*kind, {})[1].get("image_upload") for kind in kinds.values()):
+            yield ""  # the button
 
 
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
