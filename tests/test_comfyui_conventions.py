@@ -92,7 +92,7 @@ def test_models_come_and_go_by_the_patcher_of_comfyuis_own_models(nodes, monkeyp
 @torch.inference_mode()
 def results(nodes, image):
     """What nodes give out that is an image, a mask or a latent; each takes what others gave out."""
-    model, vae = nodes.load_model.LoadModel.execute("built-in", "float32").args
+    model, vae, _ = nodes.load_model.LoadModel.execute("built-in", "float32").args
     lr, upscaled, alpha, *_ = nodes.load_low_res.LoadLowRes.execute("", "factor", 4.0, 64, 1.0, image).args
     latent = nodes.sampler.Sampler.execute(model, upscaled, "1", 1.0, 0, 0, realism_mask=alpha).args[0]
     decoded = nodes.decode_tiled.DecodeTiled.execute(latent, vae, 0).args[0]
