@@ -187,7 +187,7 @@ def test_the_models_are_the_files_that_say_so(nodes, base, latent_model):
     folder = base / "models" / "diffusion_models"
     save_file({"weight": torch.zeros(2)}, folder / "other.safetensors")
     (folder / "broken.safetensors").write_bytes(b"nothing")
-    assert model_names() == ["built-in", "mini", "local", "latent.safetensors", "no vae.safetensors"]
+    assert model_names() == ["built-in", "mini", "base", "local", "latent.safetensors", "no vae.safetensors"]
 
 
 def test_a_file_that_is_written_anew_is_loaded_anew(nodes, base, latent_model):

@@ -120,7 +120,7 @@ def test_runs_with_a_big_other_model_between_them_leave_memory_where_it_was(serv
 def test_models_of_extra_model_paths_are_listed(server):
     kind, *more = server.nodes["FlowMapSR_LoadModel"]["input"]["required"]["model"]
     options = kind if isinstance(kind, list) else more[0]["options"]
-    assert options == ["built-in", "mini", "local", "large.safetensors"]
+    assert options == ["built-in", "mini", "base", "local", "large.safetensors"]
 
 
 def test_a_missing_model_is_named(server):

@@ -137,7 +137,7 @@ def load_model(
     """Load a model for inference.
 
     Args:
-        name_or_path: ``built-in``, ``mini`` or ``local``, a checkpoint, a folder with one or in diffusers' layout,
+        name_or_path: ``built-in``, ``mini``, ``base`` or ``local``, a checkpoint, a folder with one or in diffusers' layout,
             ``hub:OWNER/NAME``, see :func:`flowmapsr.flowmapsr_core.files.sources.find_model`; or an upscaler of the
             community, see :mod:`.upscaler_model`.
         device: where its weights are kept and evaluated.

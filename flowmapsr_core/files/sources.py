@@ -8,7 +8,8 @@ from .safetensors_file import is_checkpoint_file
 BUILT_IN = "built-in"
 MODELS = Path(__file__).parents[1] / "models"
 MINI = MODELS / "flowmapsr-mini.safetensors"
-SHIPPED = {BUILT_IN: MINI, "mini": MINI, "local": MODELS / "flowmapsr-local.safetensors"}
+BASE = MODELS / "flowmapsr-base.safetensors"
+SHIPPED = {BUILT_IN: MINI, "mini": MINI, "base": BASE, "local": MODELS / "flowmapsr-local.safetensors"}
 HUB = "hub:"
 
 

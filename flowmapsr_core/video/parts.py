@@ -1,6 +1,6 @@
 """A clip in the making: parts of so many frames, each a file of its own that is there as a whole or not at all.
 
-So memory does not grow with the length, a run that was stopped goes on from the last part, and processes share them.
+So memory hardly grows with the length, a run that was stopped goes on from the last part, and processes share them.
 """
 
 import json
