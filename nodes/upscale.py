@@ -1,24 +1,19 @@
 """FlowMapSR Upscale: the whole chain in one node."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..flowmapsr_core import Model, UserError, upscale
+from ..flowmapsr_core import upscale
 from ..flowmapsr_core.images.alpha import fill_transparent
 from ..flowmapsr_core.method.looks import LOOKS
-from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, MAX_SEED, output_size, painted_size
+from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, MAX_SEED, output_size
 from ..flowmapsr_core.upscaling.settings import warn_of_factor, warn_of_one_picture
 from .comfyui.host import ComfyHost
 from .comfyui.images import from_mask, join_alpha, split_alpha
-from .comfyui.loading import ModelType, at_look, load_patcher
-from .comfyui.managed import ManagedModel
+from .comfyui.loading import ModelType
 from .comfyui.progress import progress
 from .comfyui.schema import make_schema
-from .comfyui.upscale_models import OwnUpscaler, community_model
+from .comfyui.upscale_models import ready
 from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 
@@ -91,24 +86,3 @@ class Upscale(io.ComfyNode):
                 progress=progress(),
             )  # fmt: skip
         return io.NodeOutput(join_alpha(result, alpha, wrap))
-
-
-@contextmanager
-def ready(
-    model, upscale_model, look: str, image: Tensor, size: tuple[int, int], wrap: str
-) -> Iterator[tuple[Model, torch.device]]:
-    """What upscales images (B, 3, H, W) to ``size``, its weights loaded, and where it does so.
-
-    Raises :class:`UserError` if both kinds of model are connected, or one is of no use.
-    """
-    if model is not None and upscale_model is not None:
-        raise UserError("both model and upscale_model are connected; disconnect one of them")
-    if isinstance(upscale_model, OwnUpscaler):
-        model, upscale_model = upscale_model.patcher, None
-    if upscale_model is None:
-        patcher = at_look(model or load_patcher(), look)
-        painted = painted_size(patcher.attachments["model"], image, size, wrap)
-        yield ManagedModel(patcher, painted), patcher.load_device
-    else:
-        with community_model(upscale_model, image) as community:
-            yield community

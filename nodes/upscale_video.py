@@ -6,12 +6,13 @@ from torch import Tensor
 
 from ..flowmapsr_core import upscale
 from ..flowmapsr_core.method.looks import LOOKS
-from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, MAX_SEED, output_size, painted_size
+from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, MAX_SEED, output_size
+from ..flowmapsr_core.upscaling.remake import MODEL_KEYS
 from .comfyui.host import ComfyHost
-from .comfyui.loading import ModelType, at_look, load_patcher
-from .comfyui.managed import ManagedModel
+from .comfyui.loading import ModelType
 from .comfyui.progress import frames
 from .comfyui.schema import make_schema
+from .comfyui.upscale_models import ready
 from .comfyui.video import clip_of, making_of
 
 
@@ -51,27 +52,21 @@ class UpscaleVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, factor: float, look: str, model=None, seed: int = 0) -> io.NodeOutput:
-        patcher = at_look(model or load_patcher(), look)
         clip = clip_of(video)
         frame = torch.empty(1, 3, *clip.size, device="meta")
         size = output_size(frame, factor, None)
-        managed = ManagedModel(patcher, painted_size(patcher.attachments["model"], frame, size))
-        host = ComfyHost(patcher.load_device)
+        with ready(model, None, look, frame, size) as (managed, device):
+            host = ComfyHost(device)
 
-        def enlarge(picture: Tensor, size: tuple[int, int]) -> Tensor:
-            return upscale(managed, picture, look=look, seed=seed, size=size, host=host)
+            def enlarge(picture: Tensor, size: tuple[int, int]) -> Tensor:
+                return upscale(managed, picture, look=look, seed=seed, size=size, host=host)
 
-        record = {
-            "model": managed.info.get("title"),
-            "hash": managed.info.get("hash_sha256"),
-            "look": look,
-            "seed": seed,
-        }
-        if patcher.patches:
-            record["loras"] = str(patcher.patches_uuid)
-        making = making_of(clip, size, record)
-        if not making.target.exists():
-            making.begin()
-            making.run(range(len(making.parts.stamps)), enlarge, frames(len(clip.stamps)))
-            making.finish()
+            record = {name: managed.info.get(key) for name, key in MODEL_KEYS.items()} | {"look": look, "seed": seed}
+            if managed.patcher.patches:
+                record["loras"] = str(managed.patcher.patches_uuid)
+            making = making_of(clip, size, record)
+            if not making.target.exists():
+                making.begin()
+                making.run(making.parts.missing, enlarge, frames(len(clip.stamps)))
+                making.finish()
         return io.NodeOutput(InputImpl.VideoFromFile(str(making.target)))

@@ -1,22 +1,18 @@
 """Clips that are upscaled frame by frame: their parts shared out over processes, and joined by one of them."""
 
-import logging
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..errors import UserError
 from ..images.record import Record
 from ..video.clip import read_clip
 from ..video.encodings import choose_encoding
 from ..video.making import Enlarge, Making, Size
-from .folder import Job, in_one_line
+from .folder import Job, failure, title
 from .share import Share
-
-log = logging.getLogger("flowmapsr")
 
 
 def run_clips(
@@ -50,16 +46,33 @@ def run_clips(
     enlarge, record = prepare()
     failures = []
     for number, job in enumerate(todo, 1):
-        title = job.source.name if len(todo) == 1 else f"{number}/{len(todo)} {job.source.name}"
-        bar = tqdm(desc=title, unit="frame", disable=options.quiet or not share.is_main, leave=len(todo) == 1)
+        silent = options.quiet or not share.is_main
+        bar = tqdm(desc=title(number, todo), unit="frame", disable=silent, leave=len(todo) == 1)
         with bar, logging_redirect_tqdm():
-            failures += _make(job, options, share, size_of, enlarge, record, bar)
-    for failure in failures if share.is_main else ():
-        print(f"flowmapsr: error: {failure}", file=sys.stderr)
+            failures += _make(_steps(job, options, share, size_of, enlarge, record, bar), job, share)
+    for line in failures if share.is_main else ():
+        print(f"flowmapsr: error: {line}", file=sys.stderr)
     return 2 if failures and share.is_main else 0
 
 
-def _make(
+def _make(steps: Iterator[None], job: Job, share: Share) -> list[str]:
+    """Make one clip; returns what went wrong, in all processes. They meet after each step, whatever happens in one."""
+    ended = False
+    while not ended:
+        failures: list[str] = []
+        try:
+            next(steps)
+        except StopIteration:
+            ended = True
+        except Exception as error:  # whatever is odd about one clip, the others are made
+            failures = [failure(error, job, "a smaller --scale or --tile")]
+        failures = share.gather(failures)
+        if failures:
+            return list(dict.fromkeys(failures))
+    return []
+
+
+def _steps(
     job: Job,
     options: Namespace,
     share: Share,
@@ -67,37 +80,20 @@ def _make(
     enlarge: Enlarge,
     record: Record,
     bar: tqdm,
-) -> list[str]:
-    """Make one clip; returns what went wrong, in all processes. They meet after each step, whatever happens in one."""
-    making: list[Making] = []
-
-    def begin() -> None:
-        clip = read_clip(job.source, options.start, options.end, options.every)
-        encoding = choose_encoding(clip, job.target, options.codec, options.quality)
-        making.append(Making(clip, encoding, job.target, size_of(clip.size), record))
-        if share.is_main:
-            making[0].begin()
-
-    def run() -> None:
-        stamps, missing = making[0].parts.stamps, making[0].parts.missing
-        own = share.of(list(range(len(stamps))))
-        bar.total = sum(len(stamps[index]) for index in own)
-        bar.update(sum(len(stamps[index]) for index in own if index not in missing))
-        making[0].run(own, enlarge, lambda frame: bar.update())
-
-    def finish() -> None:
-        if share.is_main:
-            making[0].finish()
-
-    for step in (begin, run, finish):
-        failures: list[str] = []
-        try:
-            step()
-        except Exception as error:  # whatever is odd about one clip, the others are made
-            if not isinstance(error, UserError):
-                log.info("%s", job.source, exc_info=True)
-            failures = [in_one_line(error, job.source, "a smaller --scale or --tile")]
-        failures = share.gather(failures)
-        if failures:
-            return list(dict.fromkeys(failures))
-    return []
+) -> Iterator[None]:
+    """What a process does for a clip; where it yields it needs what all others have done."""
+    clip = read_clip(job.source, options.start, options.end, options.every)
+    encoding = choose_encoding(clip, job.target, options.codec, options.quality)
+    making = Making(clip, encoding, job.target, size_of(clip.size), record)
+    if share.is_main:
+        making.begin()
+    yield
+    stamps, missing = making.parts.stamps, making.parts.missing
+    own = share.of(list(range(len(stamps))))
+    left = [index for index in own if index in missing]
+    bar.total = sum(len(stamps[index]) for index in own)
+    bar.update(bar.total - sum(len(stamps[index]) for index in left))
+    making.run(left, enlarge, lambda frame: bar.update())
+    yield
+    if share.is_main:
+        making.finish()

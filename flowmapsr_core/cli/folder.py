@@ -171,19 +171,29 @@ def run_jobs(jobs: list[Job], options: Namespace, share: Share, task: Task) -> i
 def _run(jobs: list[Job], options: Namespace, share: Share, task: Task) -> list[str]:
     make, failures = task.prepare(), []
     for number, job in enumerate(jobs, 1):
-        title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
         silent = options.quiet or not share.is_main
         with (
-            tqdm(desc=title, unit=task.unit, disable=silent, leave=len(jobs) == 1) as bar,
+            tqdm(desc=title(number, jobs), unit=task.unit, disable=silent, leave=len(jobs) == 1) as bar,
             logging_redirect_tqdm(),  # what is logged gets lines of its own
         ):
             try:
                 make(job, partial(_advance, bar))
             except Exception as error:  # whatever is odd about one image, the others are made
-                if not isinstance(error, UserError):
-                    log.info("%s", job.source, exc_info=True)
-                failures.append(in_one_line(error, job.source, task.less))
+                failures.append(failure(error, job, task.less))
     return failures
+
+
+def title(number: int, jobs: list[Job]) -> str:
+    """What a progress bar calls one of several jobs, counted from 1."""
+    name = jobs[number - 1].source.name
+    return name if len(jobs) == 1 else f"{number}/{len(jobs)} {name}"
+
+
+def failure(error: Exception, job: Job, less: str) -> str:
+    """What went wrong with a job, as :func:`in_one_line` has it; where in the program is logged, if one may ask."""
+    if not isinstance(error, UserError):
+        log.info("%s", job.source, exc_info=True)
+    return in_one_line(error, job.source, less)
 
 
 def _advance(bar: tqdm, done: int, total: int) -> None:

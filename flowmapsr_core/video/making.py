@@ -53,12 +53,10 @@ class Making:
             log.warning("%s: what an earlier run has made was for other settings, and is made anew", self.target)
 
     def run(self, parts: Iterable[int], enlarge: Enlarge, advance: Callable[[Tensor], object]) -> None:
-        """Make those of some parts that are not there; ``advance`` is called with each frame that is done."""
-        missing = set(self.parts.missing)
+        """Make some parts; ``advance`` is called with each frame that is done."""
         for index in parts:
-            if index in missing:
-                frames = self._frames(self.parts.stamps[index], enlarge, advance)
-                write_part(self.parts.file(index), frames, self.clip, self.encoding)
+            frames = self._frames(self.parts.stamps[index], enlarge, advance)
+            write_part(self.parts.file(index), frames, self.clip, self.encoding)
 
     def finish(self) -> None:
         """Join the parts, which are not needed any more then."""

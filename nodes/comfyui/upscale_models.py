@@ -15,7 +15,7 @@ from ...flowmapsr_core.files.upscaler_model import model_of_upscaler
 from ...flowmapsr_core.method.looks import DEFAULT_LOOK
 from ...flowmapsr_core.upscaling.pipeline import output_size, painted_size
 from .host import ComfyHost
-from .loading import at_look
+from .loading import at_look, load_patcher
 from .managed import ManagedModel
 
 NAME = "the upscale model"
@@ -95,3 +95,24 @@ class OwnUpscaler(nn.Module):
         size = painted_size(patcher.attachments["model"], image, output_size(image, FACTOR, None))
         managed, host = ManagedModel(patcher, size), ComfyHost(patcher.load_device)
         return upscale(managed, image, FACTOR, host=host).to(image.dtype)
+
+
+@contextmanager
+def ready(
+    model, upscale_model, look: str, image: Tensor, size: tuple[int, int], wrap: str = ""
+) -> Iterator[tuple[Model, torch.device]]:
+    """What upscales images (B, 3, H, W) to ``size``, its weights loaded, and where it does so.
+
+    Raises :class:`UserError` if both kinds of model are connected, or one is of no use.
+    """
+    if model is not None and upscale_model is not None:
+        raise UserError("both model and upscale_model are connected; disconnect one of them")
+    if isinstance(upscale_model, OwnUpscaler):
+        model, upscale_model = upscale_model.patcher, None
+    if upscale_model is None:
+        patcher = at_look(model or load_patcher(), look)
+        painted = painted_size(patcher.attachments["model"], image, size, wrap)
+        yield ManagedModel(patcher, painted), patcher.load_device
+    else:
+        with community_model(upscale_model, image) as community:
+            yield community
