@@ -58,7 +58,7 @@ def compare(name: str, lr: Tensor, realism: Tensor, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["built-in", "local"])
+    parser.add_argument("models", nargs="*", default=["built-in"])
     parser.add_argument("--size", default="960x640")
     options = parser.parse_args()
     width, height = (int(side) for side in options.size.split("x"))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_server import COMFYUI, NEEDS_COMFYUI, ROOT, Server
+from local_model import save_local
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +24,7 @@ pytestmark = NEEDS_COMFYUI
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     running = Server(tmp_path_factory.mktemp("comfyui"))
+    save_local(running.base / "models" / "flowmapsr")
     yield running
     running.stop()
 
@@ -134,7 +136,7 @@ def test_alpha_survives(server, prompt, tmp_path):
 def test_progress_with_previews_and_a_cancel_between_tiles(server, prompt, picture):
     from aiohttp import ClientSession, WSMsgType
 
-    prompt["2"]["inputs"]["model"] = "local"  # which takes a while
+    prompt["2"]["inputs"]["model"] = "local.safetensors"  # which takes a while
     prompt["3"]["inputs"] |= {"factor": 8.0, "look": "vivid"}
     prompt["4"]["inputs"]["filename_prefix"] = "cancelled"
 
@@ -229,7 +231,7 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tm
     from flowmapsr.flowmapsr_core.model import FlowMap, Model
     from flowmapsr.flowmapsr_core.networks import LocalNet
 
-    model = load_model("local")
+    model = load_model(server.base / "models" / "flowmapsr" / "local.safetensors")
     name, weight = next(item for item in model.network.named_parameters() if item[0].endswith("conv2.weight"))
     out, *rest = weight.shape
     generator = torch.Generator().manual_seed(0)
@@ -240,7 +242,7 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tm
         path = server.base / "models" / "loras" / f"{file}.safetensors"
         save_lora(path, {name.removesuffix(".weight"): (down, up)}, 2, 2.0, base)
 
-    prompt["2"]["inputs"]["model"] = "local"
+    prompt["2"]["inputs"]["model"] = "local.safetensors"
 
     def picture_at(scale, look):
         prompt["5"] = make_node("FlowMapSR_LoadLoRA", model=["2", 0], lora="detail.safetensors", scale=scale)
@@ -253,7 +255,7 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_look(server, prompt, tm
         node, target = picture_at(scale, look), tmp_path / f"{look}.png"
         options = (
             "--model",
-            "local",
+            server.base / "models" / "flowmapsr" / "local.safetensors",
             "--lora",
             lora,
             "--lora-scale",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_server import NEEDS_COMFYUI, ROOT, Server
+from local_model import save_local
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -18,6 +19,7 @@ BALANCED = 0.7  # realism of the built-in model's look
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     running = Server(tmp_path_factory.mktemp("comfyui"))
+    save_local(running.base / "models" / "flowmapsr")
     Image.open(ROOT / "tests" / "data" / "jetty.png").convert("RGB").resize((97, 66)).save(
         running.base / "input" / "example.png"
     )
@@ -79,7 +81,7 @@ def test_the_pixel_codec_goes_through_comfyuis_own_vae_nodes(server):
         "11": make_node("ImageBatch", image1=["8", 0], image2=["10", 0]),
         "12": make_node("SaveImage", images=["11", 0], filename_prefix="codec"),
     }
-    prompt["2"]["inputs"]["model"] = "local"
+    prompt["2"]["inputs"]["model"] = "local.safetensors"
     entry = server.succeed(prompt)
     exact, *others = [*server.saved(entry), *server.saved(entry, "12")]
     assert exact.shape == (264, 388, 3)

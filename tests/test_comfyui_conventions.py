@@ -10,6 +10,7 @@ import pytest
 import torch
 from comfyui_process import import_nodes
 from comfyui_server import COMFYUI, NEEDS_COMFYUI, ROOT, Server
+from local_model import save_local
 from PIL import Image
 
 pytestmark = NEEDS_COMFYUI
@@ -54,7 +55,9 @@ def upscale(kind="FlowMapSR_Upscale", **inputs):
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    return import_nodes(tmp_path_factory.mktemp("comfyui"))
+    base = tmp_path_factory.mktemp("comfyui")
+    save_local(base / "models" / "flowmapsr")
+    return import_nodes(base)
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +83,13 @@ def test_models_come_and_go_by_the_patcher_of_comfyuis_own_models(nodes, monkeyp
         pass
 
     monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Dynamic, raising=False)
-    patcher = loading.load_patcher("local", "float32")
+    patcher = loading.load_patcher("local.safetensors", "float32")
     name, weight = next(item for item in patcher.model.named_parameters() if item[1].dim() > 1)
     patcher.add_patches({name: (torch.ones_like(weight),)}, 1.0)
     assert [type(model) for model in (patcher, loading.at_look(patcher, "vivid"))] == [Dynamic] * 2
     monkeypatch.undo()
     usual = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    assert type(loading.load_patcher("local", "float32")) is usual is not Dynamic
+    assert type(loading.load_patcher("local.safetensors", "float32")) is usual is not Dynamic
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfyui_process import import_nodes
 from comfyui_server import NEEDS_COMFYUI
+from local_model import save_local
 from safetensors.torch import save_file
 
 pytestmark = NEEDS_COMFYUI
@@ -19,6 +20,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comfyui")
     for name in ("flowmapsr", "diffusion_models", "vae"):
         (folder / "models" / name).mkdir(parents=True)
+    save_local(folder / "models" / "flowmapsr")
     return folder
 
 
@@ -182,12 +184,13 @@ def sampled(nodes, model, image, steps="2", guidance=2.0, tile=0, overlap=0, **m
 
 
 def test_the_models_are_the_files_that_say_so(nodes, base, latent_model):
+    from flowmapsr.flowmapsr_core.files.sources import SHIPPED
     from flowmapsr.nodes.comfyui.model_files import model_names
 
     folder = base / "models" / "diffusion_models"
     save_file({"weight": torch.zeros(2)}, folder / "other.safetensors")
     (folder / "broken.safetensors").write_bytes(b"nothing")
-    assert model_names() == ["built-in", "mini", "base", "local", "latent.safetensors", "no vae.safetensors"]
+    assert model_names() == [*SHIPPED, "latent.safetensors", "local.safetensors", "no vae.safetensors"]
 
 
 def test_a_file_that_is_written_anew_is_loaded_anew(nodes, base, latent_model):
@@ -222,15 +225,16 @@ def test_a_checkpoint_of_another_version_is_refused(nodes, base, latent_model, v
 
 
 @pytest.mark.parametrize("steps", ["posterior mean", "1", "2"])
-def test_pixels_are_sampled_as_by_the_core_and_decoded_by_a_vae_node(nodes, photo, steps):
+def test_pixels_are_sampled_as_by_the_core_and_decoded_by_a_vae_node(nodes, base, photo, steps):
     from flowmapsr.flowmapsr_core import load_model, upscale
 
-    model, vae = load(nodes, "local")
+    model, vae = load(nodes, "local.safetensors")
     latent = sampled(nodes, model, photo[..., :89, :121].movedim(1, -1), steps)
     assert latent["samples"].shape == (1, 12, 45, 61)
     look = {"look": "faithful"} if steps == "posterior mean" else {"steps": int(steps), "guidance": 2.0}
     guidance = {"guidance": 2.0} if steps == "posterior mean" else {}
-    expected = upscale(load_model("local"), photo[..., :89, :121], 1.0, color="none", **look, **guidance)
+    local = load_model(base / "models" / "flowmapsr" / "local.safetensors")
+    expected = upscale(local, photo[..., :89, :121], 1.0, color="none", **look, **guidance)
     for image in (decoded(nodes, latent["samples"], vae), vae.decode(latent["samples"])):
         assert (image[:, :89, :121].movedim(-1, 1) - expected).abs().max() < 1e-5
     exact = nodes.decode_tiled.DecodeTiled.execute(latent, vae, 0).args[0]
@@ -238,7 +242,7 @@ def test_pixels_are_sampled_as_by_the_core_and_decoded_by_a_vae_node(nodes, phot
 
 
 def test_guidance_that_a_model_has_not_learned_is_left_out_and_said(nodes, photo, caplog):
-    model, _ = load(nodes, "local")
+    model, _ = load(nodes, "local.safetensors")
     image = photo.movedim(1, -1)
     plain = sampled(nodes, model, image, guidance=1.0)["samples"]
     assert not torch.equal(sampled(nodes, model, image, guidance=3.0)["samples"], plain)
@@ -249,7 +253,7 @@ def test_guidance_that_a_model_has_not_learned_is_left_out_and_said(nodes, photo
 
 
 def test_a_pixel_codec_is_lossless_in_every_vae_method(nodes, generator):
-    _, vae = load(nodes, "local")
+    _, vae = load(nodes, "local.safetensors")
     image = torch.rand(2, 40, 24, 3, generator=generator)
     latent = vae.encode(image)
     assert latent.shape == (2, vae.latent_channels, 20, 12)
@@ -259,7 +263,7 @@ def test_a_pixel_codec_is_lossless_in_every_vae_method(nodes, generator):
 
 
 def test_vae_decode_gives_no_colour_beyond_the_range_of_images(nodes, generator):
-    _, vae = load(nodes, "local")
+    _, vae = load(nodes, "local.safetensors")
     latent = torch.randn(1, 12, 20, 24, generator=generator) * 2
     before = latent.clone()
     for image in (vae.decode(latent), vae.decode_tiled(latent, tile_x=8, tile_y=8, overlap=2)):
@@ -360,7 +364,7 @@ def test_weights_stored_in_8_bits(nodes, latent_model, photo, monkeypatch):
 
 def test_a_small_model_in_8_bits(nodes, photo):
     """Its very first weight is among those that are stored in 8 bits."""
-    exact, small = load(nodes, "local")[0], load(nodes, "local", "fp8_e4m3fn")[0]
+    exact, small = load(nodes, "local.safetensors")[0], load(nodes, "local.safetensors", "fp8_e4m3fn")[0]
     assert next(small.model.network.parameters()).dtype == torch.float8_e4m3fn
     assert small.model.dtype in (torch.float32, torch.bfloat16, torch.float16)
     image = photo.movedim(1, -1)
@@ -429,7 +433,7 @@ def test_previews_are_rendered_if_the_user_wants_any(nodes, photo, monkeypatch, 
     monkeypatch.setattr(Preview, "image", lambda preview: rendered.append(1) or image_of(preview))
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, preview, **_: shown.append(preview))
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod(method))
-    nodes.upscale.Upscale.execute(photo.movedim(1, -1), 2.0, "balanced", load(nodes, "local")[0])
+    nodes.upscale.Upscale.execute(photo.movedim(1, -1), 2.0, "balanced", load(nodes, "local.safetensors")[0])
     assert len(shown) > 1
     assert len(rendered) > 0 if method == "auto" else not rendered
     assert all((preview is None) == (method == "none") for preview in shown)
@@ -456,7 +460,8 @@ def test_wrong_wiring(nodes, latent_model, vae, photo):
     import comfy.sd
     from comfy.taesd.taesd import TAESD
 
-    image, (model, _), (_, pixels) = photo.movedim(1, -1), load(nodes, "no vae.safetensors"), load(nodes, "local")
+    image, (model, _) = photo.movedim(1, -1), load(nodes, "no vae.safetensors")
+    _, pixels = load(nodes, "local.safetensors")
     with pytest.raises(ValueError, match="latent has 4 channels, this VAE takes 12"):
         decoded(nodes, torch.zeros(1, 4, 8, 8), pixels)
     for other in (pixels, comfy.sd.VAE(sd=TAESD(latent_channels=16).state_dict())):

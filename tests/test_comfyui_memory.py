@@ -10,13 +10,14 @@ import pytest
 import torch
 from comfyui_process import import_nodes
 from comfyui_server import NEEDS_COMFYUI, ROOT, Server
+from local_model import save_local
 from PIL import Image
 from safetensors.torch import save_file
 
 pytestmark = NEEDS_COMFYUI
 MIB = 2**20
 LARGE = 300 * MIB  # of weights in float32: the model of ours and the other one are larger
-NOISE = 8 * MIB  # the built-in model is 11 MiB in float32; measured without a leak: 0.2
+NOISE = 8 * MIB  # the built-in model is 7 MiB in float32; measured without a leak: 0.2
 
 
 def make_node(kind, **inputs):
@@ -120,7 +121,7 @@ def test_runs_with_a_big_other_model_between_them_leave_memory_where_it_was(serv
 def test_models_of_extra_model_paths_are_listed(server):
     kind, *more = server.nodes["FlowMapSR_LoadModel"]["input"]["required"]["model"]
     options = kind if isinstance(kind, list) else more[0]["options"]
-    assert options == ["built-in", "mini", "base", "local", "large.safetensors"]
+    assert options == ["built-in", "mini", "base", "large.safetensors"]
 
 
 def test_a_missing_model_is_named(server):
@@ -224,11 +225,12 @@ def device(nodes, monkeypatch):
 
 
 @pytest.fixture
-def model(device, tmp_path):
-    """The model "local", 11 MiB, with a LoRA."""
+def model(device, tmp_path, monkeypatch):
+    """The tests' model of several steps with a LoRA."""
     from flowmapsr.nodes.comfyui import loading
 
-    plain = loading.load_patcher("local", dtype="float32")
+    monkeypatch.setattr(loading, "model_path", str)
+    plain = loading.load_patcher(save_local(tmp_path), dtype="float32")
     lora = write_lora(tmp_path / "lora.safetensors", plain.model.network, ("conv2",))
     return loading.with_lora(plain, lora, 1.0)
 
@@ -292,12 +294,12 @@ def test_no_model_is_kept_alive(nodes, checkpoint, photo, tmp_path):
     import comfy.model_management as management
     from flowmapsr.nodes.comfyui import loading
 
-    image, names = photo.movedim(1, -1), ("local", str(checkpoint))
+    image, names = photo.movedim(1, -1), (str(save_local(tmp_path)), str(checkpoint))
     management.unload_all_models()
     alive = []
     for name in names:
         model, vae = nodes.load_model.LoadModel.execute(name, "float32").args[:2]
-        target = "conv2" if name == "local" else "to_q"
+        target = "to_q" if name == str(checkpoint) else "conv2"
         lora = write_lora(tmp_path / "lora.safetensors", model.model.network, (target,))
         patched = loading.with_lora(model, lora, 1.0)
         nodes.upscale.Upscale.execute(image, 1.0, "balanced", patched)

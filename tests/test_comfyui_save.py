@@ -13,6 +13,7 @@ import pytest
 import torch
 from comfyui_process import import_nodes
 from comfyui_server import NEEDS_COMFYUI, ROOT, Server
+from local_model import save_local
 from PIL import Image, ImageCms
 
 pytestmark = NEEDS_COMFYUI
@@ -30,6 +31,7 @@ def make_node(kind, **inputs):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     running = Server(tmp_path_factory.mktemp("comfyui"))
+    save_local(running.base / "models" / "flowmapsr")
     yield running
     running.stop()
 
@@ -92,6 +94,8 @@ def made_again(described, photograph, folder):
     assert program == "flowmapsr"
     words[1] = str(photograph.with_name(words[1]))
     words[3] = str(folder / words[3])
+    models = photograph.parents[1] / "models" / "flowmapsr"
+    words = [str(models / word) if word == "local.safetensors" else word for word in words]
     assert cli.main([*words, "--device", "cpu", "--quiet"]) == 0
     return read_picture(folder / words[3]).color
 
@@ -140,7 +144,7 @@ def test_the_whole_chain_is_made_again(server, prompt, photograph, tmp_path, cap
     from flowmapsr.flowmapsr_core.images.picture_files import read_picture
 
     prompt |= {
-        "2": make_node("FlowMapSR_LoadModel", model="local", weight_dtype="float32"),
+        "2": make_node("FlowMapSR_LoadModel", model="local.safetensors", weight_dtype="float32"),
         "4": make_node("FlowMapSR_Sampler", model=["2", 0], image=["1", 1], steps="2", guidance=["9", 0], tile=0,
                        overlap=0, prompt="", realism=0.5),
         "5": make_node("FlowMapSR_DecodeTiled", samples=["4", 0], vae=["2", 1], band=0),
@@ -307,7 +311,7 @@ def test_what_the_command_does_not_do_is_named(tmp_path):
 
     plain = {
         "1": make_node("LoadImage", image="sub/a.png [output]"),
-        "2": make_node("FlowMapSR_LoadModel", model="local", weight_dtype="float32"),
+        "2": make_node("FlowMapSR_LoadModel", model="mini", weight_dtype="float32"),
         "4": make_node("FlowMapSR_LoadLoRA", model=["2", 0], lora="sub/x.safetensors", scale=1.5),
         "5": make_node("FlowMapSR_LoadLoRA", model=["4", 0], lora="y.safetensors", scale=1.0),
         "6": make_node("FlowMapSR_Upscale", image=["1", 0], factor=2.0, look="vivid", model=["5", 0]),
@@ -343,6 +347,6 @@ def test_what_the_command_does_not_do_is_named(tmp_path):
     given = make_node("FlowMapSR_Upscale", **upscale | {"look": ["8", 0]})
     assert through(_6=given, _8=make_node("SomeText", text="vivid")) == ["SomeText"]
     assert "steps" not in history({**plain, "6": given, "8": make_node("SomeText", text="vivid")}, "9")
-    fp8 = history({**plain, "2": make_node("FlowMapSR_LoadModel", model="local", weight_dtype="fp8_e4m3fn")}, "9")
+    fp8 = history({**plain, "2": make_node("FlowMapSR_LoadModel", model="mini", weight_dtype="fp8_e4m3fn")}, "9")
     assert fp8["dtype"] == "fp8_e4m3fn"
     assert history({}, "9") == {}

@@ -56,7 +56,6 @@ def test_a_name_or_a_file_is_itself(tmp_path):
     assert find_model(tmp_path / "any.safetensors") == tmp_path / "any.safetensors"
 
 
-@pytest.mark.xfail(strict=True, reason="45.4 MB: local goes once the nodes' tests have a model of several steps")
 def test_what_is_shipped_is_at_most_40_mb():
     assert sum(file.stat().st_size for file in set(SHIPPED.values())) <= 40e6
 

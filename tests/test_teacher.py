@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from flowmapsr.flowmapsr_core import load_model
+from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.images.resize import resize
 from flowmapsr.flowmapsr_core.method.methods import FlowMapMethod
+from flowmapsr.flowmapsr_core.upscaling.community import CommunityUpscaler
 from flowmapsr.flowmapsr_core.upscaling.host import TorchHost
 from flowmapsr.trainer import teach
 from flowmapsr.trainer.data.pairs import make_pairs
-from flowmapsr.trainer.data.teacher import Upscaler
+from flowmapsr.trainer.data.teacher import Teacher, Upscaler
 from flowmapsr.trainer.objectives import JUMPS
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.batch import draw, generator_of, make_batch, pair_generators
@@ -55,6 +56,10 @@ def upscaler(tmp_path):
 def taught(recipe_file, photos, upscaler):
     """What begins every command: the recipe, its photographs and its teacher."""
     return recipe_file, f"data.photos={photos}", f"teacher.upscaler={upscaler}"
+
+
+def teacher_of(path):
+    return Upscaler(Teacher(str(path)), CPU)
 
 
 def eight_bit(image):
@@ -97,7 +102,7 @@ def test_the_target_is_the_teachers_picture_of_the_lr_image(
     draws.negative = torch.tensor([False, False, True, False])
     batches = [
         make_batch(hr, draws, recipe, small_model, pair_generators(recipe, 3, range(2)), pictures)
-        for pictures in (None, Upscaler(upscaler, CPU).of_groups)
+        for pictures in (None, teacher_of(upscaler).of_groups)
     ]
     *_, small = make_pairs(hr, recipe.degrade, draws.negative, pair_generators(recipe, 3, range(2)))
     lr, network = torch.cat(small), ModelLoader().load_from_file(upscaler).model.eval()
@@ -123,7 +128,7 @@ def test_of_jumps_flow_matching_keeps_hr(recipe_file, upscaler, small_model):
     draws = draw(recipe, recipe.stages[0], 4, generator_of(2))
     draws.negative = torch.tensor([False, True, False, False])
     assert draws.jump.tolist() == [False, True, False, True]
-    pictures = Upscaler(upscaler, CPU).of_groups
+    pictures = teacher_of(upscaler).of_groups
     batch = make_batch(hr, draws, recipe, small_model, pair_generators(recipe, 0, range(4)), pictures)
     plain = make_batch(hr, draws, recipe, small_model, pair_generators(recipe, 0, range(4)))
     same = [torch.equal(*latents) for latents in zip(batch.x0, plain.x0, strict=True)]
@@ -141,7 +146,7 @@ def test_a_jump_to_s_learns_s_of_hr_and_the_rest_of_the_picture(recipe_file, ups
     for s in (torch.zeros(4), torch.tensor([0.0, 0.25, 0.5, 0.75])):
         draws.t, draws.s = torch.ones(4), s
         generators = pair_generators(recipe, 0, range(4))
-        ends.append(make_batch(hr, draws, recipe, small_model, generators, Upscaler(upscaler, CPU).of_groups))
+        ends.append(make_batch(hr, draws, recipe, small_model, generators, teacher_of(upscaler).of_groups))
     picture, batch = ends[0].x0, ends[1]
     assert (picture - batch.real).abs().mean() > 0.01
     for sample, share in enumerate(draws.s.tolist()):
@@ -165,7 +170,7 @@ def test_both_ends_of_the_dial_and_nothing_else_are_a_matter_of_times(recipe_fil
     [(4, 5, [13, 32]), (4, 4, [16]), (2, 8, [8, 16, 32]), (2, 1.5, [43]), (3, 9, [7, 21, 43])],
 )
 def test_it_enlarges_again_until_it_is_enough_and_from_no_more_than_that_takes(tmp_path, scale, factor, inputs):
-    upscaler = Upscaler(make_upscaler(tmp_path / "model.safetensors", scale), CPU)
+    upscaler = CommunityUpscaler(make_upscaler(tmp_path / "model.safetensors", scale), CPU)
     seen = []
     upscaler.model.model.register_forward_pre_hook(lambda _, images: seen.append(images[0].shape[-1]))
     side = round(64 / factor)
@@ -176,10 +181,21 @@ def test_it_enlarges_again_until_it_is_enough_and_from_no_more_than_that_takes(t
 def test_a_picture_depends_on_its_image_alone_and_has_8_bits(tmp_path):
     torch.manual_seed(0)
     save_file(ESRGAN(num_filters=4, num_blocks=1, scale=4).state_dict(), tmp_path / "model.safetensors")
-    upscaler, images = Upscaler(tmp_path / "model.safetensors", CPU), torch.rand(3, 3, 9, 11)
+    upscaler, images = CommunityUpscaler(tmp_path / "model.safetensors", CPU), torch.rand(3, 3, 9, 11)
     pictures = upscaler(images, (33, 41))
     assert torch.equal(pictures, torch.cat([upscaler(image[None], (33, 41)) for image in images]))
     assert torch.equal(pictures, eight_bit(pictures))
+
+
+def test_a_model_of_ours_teaches_what_it_paints_at_vivid(small_model, taught, tmp_path, monkeypatch):
+    monkeypatch.setattr(TorchHost, "compute_dtype", lambda host, supported: torch.float32)
+    save_checkpoint(small_model, tmp_path / "own.safetensors")
+    lr = torch.rand(2, 3, 9, 11)
+    pictures = teacher_of(tmp_path / "own.safetensors")(lr, (36, 44))
+    assert torch.equal(pictures, eight_bit(upscale(small_model, lr, 4.0, look="vivid")))
+    assert not torch.equal(pictures, eight_bit(upscale(small_model, lr, 4.0, look="balanced")))
+    settings = (*taught[:2], "teacher.upscaler=mini", f"output.folder={tmp_path / 'run'}")
+    assert train(*settings, 'stages=[{kind="flow-matching",steps=1}]').status == 0
 
 
 class Trap:
@@ -196,7 +212,7 @@ class Trap:
 def test_a_pth_holds_weights_and_nothing_else(taught, upscaler, tmp_path):
     torch.save({"params_ema": load_file(upscaler)}, tmp_path / "x4.pth")
     lr = torch.rand(1, 3, 9, 11)
-    one, other = (Upscaler(path, CPU)(lr, (36, 44)) for path in (upscaler, tmp_path / "x4.pth"))
+    one, other = (teacher_of(path)(lr, (36, 44)) for path in (upscaler, tmp_path / "x4.pth"))
     assert torch.equal(one, other)
     torch.save({"params_ema": Trap(tmp_path / "touched")}, tmp_path / "trap.pth")
     trap = f"teacher.upscaler={tmp_path / 'trap.pth'}"
@@ -216,9 +232,10 @@ def test_a_teacher_is_not_trained(taught, tmp_path, monkeypatch):
     done = train(*taught, 'stages=[{kind="flow-matching",steps=2}]', f"output.folder={tmp_path / 'run'}")
     assert done.status == 0, done.err
     (upscaler,) = upscalers
-    for name, weight in upscaler.model.model.state_dict().items():
+    network = upscaler.paint.model.model
+    for name, weight in network.state_dict().items():
         assert torch.equal(weight, load_file(tmp_path / "x4.safetensors")[name])
-    assert not any(weight.requires_grad or weight.grad is not None for weight in upscaler.model.model.parameters())
+    assert not any(weight.requires_grad or weight.grad is not None for weight in network.parameters())
 
 
 def test_what_is_no_teacher_is_said_in_one_line(taught, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from flowmapsr.flowmapsr_core.networks import CTMSRNet, CTMSRNetConfig, RRDBNet,
 from flowmapsr.flowmapsr_core.upscaling.invention import invention_map
 from flowmapsr.flowmapsr_core.upscaling.pipeline import upscale_latent
 from flowmapsr.flowmapsr_core.upscaling.tiling import BlendTiling, HaloTiling
+from local_model import save_local
 
 ONE, ZERO = torch.ones(1), torch.zeros(1)
 
@@ -140,25 +141,26 @@ def test_a_batch_of_tiles_rolled_by_one_is_the_same(generator):
 
 
 @pytest.fixture(scope="module", params=["built-in", "local"])
-def shipped(request):
-    return load_model(request.param)
+def model(request, tmp_path_factory):
+    """The built-in model, and one of several steps."""
+    return load_model(request.param if request.param == "built-in" else save_local(tmp_path_factory.mktemp("models")))
 
 
 @pytest.mark.parametrize(
     ("scale", "tile", "rows", "columns"),
     [(4, 0, 8, 6), (4, 96, 8, 6), (2, 0, 8, 4), (3, 0, 8, 8), (2.5, 0, 12, 16)],  # whole cells of both models
 )
-def test_a_rolled_picture_is_upscaled_to_the_rolled_result(shipped, photo, scale, tile, rows, columns):
+def test_a_rolled_picture_is_upscaled_to_the_rolled_result(model, photo, scale, tile, rows, columns):
     image = photo[..., :24, :32]
-    expected = upscale(shipped, image, scale, look="faithful", wrap="xy", tile=tile)
-    rolled = upscale(shipped, roll(image, rows, columns), scale, look="faithful", wrap="xy", tile=tile)
+    expected = upscale(model, image, scale, look="faithful", wrap="xy", tile=tile)
+    rolled = upscale(model, roll(image, rows, columns), scale, look="faithful", wrap="xy", tile=tile)
     assert expected.shape[-2:] == (round(scale * 24), round(scale * 32))
     assert torch.allclose(rolled, roll(expected, round(scale * rows), round(scale * columns)), atol=1e-4)
 
 
-def test_away_from_the_edges_it_is_the_picture_that_it_was(shipped, photo):
+def test_away_from_the_edges_it_is_the_picture_that_it_was(model, photo):
     image = photo[..., :12, :]
-    whole, cut = (upscale(shipped, image, 4, look="faithful", wrap=wrap) for wrap in ("x", ""))
+    whole, cut = (upscale(model, image, 4, look="faithful", wrap=wrap) for wrap in ("x", ""))
     middle = slice(4 * 56, 4 * 66)
     assert (whole - cut)[..., middle].abs().max() < 1e-5
     assert (whole - cut)[..., 0].abs().max() > 1e-3

@@ -50,7 +50,7 @@ def teach(recipe: Recipe) -> Path:
     photos, _ = training_photos(recipe.data, processes)
     multiple = model.codec.factor * model.network.stride
     crops = PhotoCrops(recipe.data, photos, multiple, recipe.seed, processes.num_processes)
-    upscaler = Upscaler(Path(recipe.teacher.upscaler).expanduser(), device)
+    upscaler = Upscaler(recipe.teacher, device)
     cache = Cache(recipe, crops)
     with processes.main_process_first():
         if processes.is_main_process:

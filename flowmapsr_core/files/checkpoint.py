@@ -137,8 +137,8 @@ def load_model(
     """Load a model for inference.
 
     Args:
-        name_or_path: ``built-in``, ``mini``, ``base`` or ``local``, a checkpoint, a folder with one or in diffusers'
-            layout, ``hub:OWNER/NAME``, see :func:`flowmapsr.flowmapsr_core.files.sources.find_model`; or an upscaler of
+        name_or_path: ``built-in``, ``mini`` or ``base``, a checkpoint, a folder with one or in diffusers' layout,
+            ``hub:OWNER/NAME``, see :func:`flowmapsr.flowmapsr_core.files.sources.find_model`; or an upscaler of
             the community, see :mod:`.upscaler_model`.
         device: where its weights are kept and evaluated.
         dtype: in what precision, or what chooses one of those that its network supports.

@@ -9,7 +9,7 @@ BUILT_IN = "built-in"
 MODELS = Path(__file__).parents[1] / "models"
 MINI = MODELS / "flowmapsr-mini.safetensors"
 BASE = MODELS / "flowmapsr-base.safetensors"
-SHIPPED = {BUILT_IN: MINI, "mini": MINI, "base": BASE, "local": MODELS / "flowmapsr-local.safetensors"}
+SHIPPED = {BUILT_IN: MINI, "mini": MINI, "base": BASE}
 HUB = "hub:"
 
 

@@ -1,5 +1,6 @@
-"""A teacher: any upscaler of the community, whose picture of the LR image is the target."""
+"""A teacher: any upscaler of the community, or a model of ours, whose picture of the LR image is the target."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,13 @@ import torch
 from torch import Tensor
 
 from ...flowmapsr_core.errors import UserError, check
+from ...flowmapsr_core.files.checkpoint import load_model
+from ...flowmapsr_core.files.safetensors_file import is_checkpoint_file
+from ...flowmapsr_core.files.sources import find_model
+from ...flowmapsr_core.images.eight_bit import eight_bit
 from ...flowmapsr_core.upscaling.community import CommunityUpscaler
+from ...flowmapsr_core.upscaling.host import TorchHost, find_dtype
+from ...flowmapsr_core.upscaling.pipeline import upscale
 
 OF = ("all", "jumps")
 
@@ -20,7 +27,8 @@ class Teacher:
 
     Attributes:
         upscaler: file of any super-resolution model that spandrel loads, ``.safetensors`` or a ``.pth`` that holds
-            weights alone; empty for no teacher.
+            weights alone; or a FlowMapSR model as ``start_from`` names it, whose look ``vivid`` is the picture;
+            empty for no teacher.
         of: "all": it gives every sample its target. "jumps": only those that are jumps, in the stages of objective
             "straight", while flow matching goes on with HR: its posterior mean is the faithful end of the dial, and
             one jump to time 0 the teacher's picture. Of a jump to s the target is s of HR and 1 - s of the picture, so
@@ -39,21 +47,34 @@ class Teacher:
         check(self.of in OF, f"teacher.of: {self.of!r} is none of {', '.join(OF)}")
         check(self.steps >= 0, "teacher.steps must be 0 or more")
         named = bool(self.upscaler) or (self.of, self.steps, self.cache) == ("all", 0, "")
-        check(named, "teacher.upscaler must name the file of an upscaler")
+        check(named, "teacher.upscaler must name an upscaler's file, or a model")
 
     def share_of_hr(self, s: Tensor) -> Tensor:
         """How much of HR is in the targets of taught samples with these times s (B,); the rest is the picture."""
         return s if self.of == "jumps" else torch.zeros_like(s)
 
 
-class Upscaler(CommunityUpscaler):
-    """The teacher's. Raises :class:`UserError` if the file holds no super-resolution model from RGB to RGB."""
+def teacher_file(teacher: Teacher) -> Path:
+    """The file of its upscaler or model. Raises :class:`UserError` if there is none."""
+    path = find_model(Path(teacher.upscaler).expanduser())
+    check(path.is_file(), f"teacher.upscaler: {path}: no such file")
+    return path
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+
+class Upscaler:
+    """The teacher at work. Raises :class:`UserError` if the file holds no super-resolution model from RGB to RGB."""
+
+    def __init__(self, teacher: Teacher, device: torch.device) -> None:
+        path = teacher_file(teacher)
         try:
-            super().__init__(path, device)
+            own = path.suffix == ".safetensors" and is_checkpoint_file(path)
+            self.paint = _vivid(path, device) if own else CommunityUpscaler(path, device)
         except UserError as error:
             raise UserError(f"teacher.upscaler: {error}") from error
+
+    def __call__(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Pictures (B, 3, *size) of LR images (B, 3, h, w), both in [0, 1], in the 256 steps of a picture file."""
+        return self.paint(lr, size)
 
     def of_groups(self, lrs: list[Tensor], rows: Tensor, size: tuple[int, int]) -> Tensor:
         """Pictures (n, 3, *size) of those n of a micro-batch's LR images that ``rows`` (B,) picks, n above 0.
@@ -62,3 +83,9 @@ class Upscaler(CommunityUpscaler):
         """
         parts = zip(lrs, rows.chunk(len(lrs)), strict=True)
         return torch.cat([self(lr[part], size) for lr, part in parts if part.any()])
+
+
+def _vivid(path: Path, device: torch.device) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+    """What :class:`CommunityUpscaler` is for a model of ours."""
+    model = load_model(path, device=device, dtype=find_dtype("auto", TorchHost(device)))
+    return lambda lr, size: eight_bit(upscale(model, lr, size=size, look="vivid"))

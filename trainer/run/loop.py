@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.evaluation.features import find_classifier
 from ...flowmapsr_core.model import Model
+from ...flowmapsr_core.upscaling.host import TorchHost
 from ..data.crops import PhotoCrops, StepSampler, collate, training_photos
 from ..data.photos import Sizes
 from ..learning.schedule import lr_factor
@@ -129,6 +130,9 @@ class StageRun:
         """Say what the stage starts from and what is passed over."""
         say, stage, n = self.accelerator.print, self.stage, self.accelerator.num_processes
         say(f"{stage.kind}: step {self.done} of {stage.steps}, from {start or 'fresh weights'}, processes: {n}")
+        host = TorchHost(self.accelerator.device)
+        if self.recipe.precision == "bf16" and host.compute_dtype((torch.bfloat16,)) is not torch.bfloat16:
+            say("bfloat16 is slow here, where the processor does not compute in it; --set precision=no is faster")
         if new:
             say(f"new weights, not in {start}: {', '.join(new)}")
         if unreadable:

@@ -13,7 +13,7 @@ from ...flowmapsr_core.atomic import remove_partials, write_text
 from ...flowmapsr_core.errors import UserError
 from ...flowmapsr_core.images.eight_bit import to_tensor
 from ..data.crops import PhotoCrops
-from ..data.teacher import Upscaler
+from ..data.teacher import Upscaler, teacher_file
 from ..recipe.recipe import Recipe
 from .batch import Teach
 from .state import written
@@ -34,7 +34,7 @@ class Teaching:
         if self.cache:
             self.cache.check()
         else:
-            self.upscaler = Upscaler(Path(recipe.teacher.upscaler).expanduser(), device)
+            self.upscaler = Upscaler(recipe.teacher, device)
 
     def of(self, step: int, own: slice, batch: int) -> Teach:
         """What gives the samples ``own`` of a step's ``batch`` theirs; ``step`` is that whose pairs are drawn."""
@@ -126,17 +126,15 @@ class Cache:
 def made_of(recipe: Recipe, crops: PhotoCrops) -> dict[str, Any]:
     """All that a step's pictures follow from, by the recipe's keys as JSON has it; files by hashes."""
     data, degrade, teacher = recipe.data, recipe.degrade, recipe.teacher
-    folder, upscaler = (Path(path).expanduser() for path in (data.photos, teacher.upscaler))
+    folder = Path(data.photos).expanduser()
     buckets = [
         (shape, [(str(Path(photo.path).relative_to(folder)), photo.member) for photo in photos])
         for _, buckets in crops.budgets
         for shape, photos in buckets.items()
     ]
-    if not upscaler.is_file():
-        raise UserError(f"teacher.upscaler: {upscaler}: no such file")
     values = {
         "seed": recipe.seed,
-        "teacher.upscaler": _hash(upscaler.read_bytes()),
+        "teacher.upscaler": _hash(teacher_file(teacher).read_bytes()),
         "teacher.of": teacher.of,
         "times.jumps": recipe.times.jumps if teacher.of == "jumps" else None,
         "data.budgets": [(budget.side, budget.batch) for budget in data.budgets],
