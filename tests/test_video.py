@@ -20,9 +20,14 @@ from flowmapsr.flowmapsr_core.video import parts
 from flowmapsr.flowmapsr_core.video.clip import read_clip
 from flowmapsr.flowmapsr_core.video.colors import FULL, LIMITED, Colors, to_frame, to_picture
 from flowmapsr.flowmapsr_core.video.encodings import choose_encoding
+from flowmapsr.flowmapsr_core.video.light import Light
 
 WEIGHTS = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}  # Kr, Kb of a matrix
-PQ = Colors(primaries=9, curve=16, matrix=9, range=LIMITED)
+PQ, HLG = (Colors(primaries=9, curve=curve, matrix=9, range=LIMITED) for curve in (16, 18))
+LIGHT = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
+MASTERED = Light(  # the same: red, green, blue and white, then cd/m2
+    tuple(map(Fraction, "0.68 0.32 0.265 0.69 0.15 0.06 0.3127 0.329 0.005 1000".split())), (1000, 400),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -159,16 +164,37 @@ def with_subtitles(source, target):
     return target
 
 
-def test_ten_bits_and_the_tags_of_a_bright_clip_are_kept(photo, upscale, tmp_path):
+@pytest.mark.parametrize("curve", [PQ, HLG])
+def test_a_clip_in_pq_or_hlg_comes_out_as_such(photo, upscale, tmp_path, curve):
+    """Its samples go through as they are: 10 bits, within a step and what H.265 loses, and what it says of light."""
     path = write_clip(
-        tmp_path / "a.mp4", panned(photo, 3, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=PQ,
-        options={"x265-params": "log-level=error"},
+        tmp_path / "a.mp4", panned(photo, 3, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=curve,
+        options={"x265-params": f"log-level=error:lossless=1:{LIGHT}"},
     )  # fmt: skip
-    status, made = upscale(path)
-    clip = read_clip(made)
-    assert (status, clip.bits, clip.colors) == (0, 10, PQ)
+    status, made = upscale(path, "o.mp4", "--quality", "0")
+    before, clip = read_clip(path), read_clip(made)
+    assert (status, clip.bits, clip.colors) == (0, 10, curve)
+    assert clip.light == before.light == MASTERED
     with av.open(str(made)) as container:
         assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+    means = [torch.cat([picture.mean((0, 2, 3)) for _, picture in c.frames(c.stamps)]) for c in (before, clip)]
+    assert (means[0] - means[1]).abs().max() < 2 / 1023
+
+
+@pytest.mark.parametrize(("name", "codec"), [("o.mp4", "av1"), ("o.mkv", "h264"), ("o.mkv", "ffv1")])
+def test_other_codecs_say_how_bright_a_clip_is_or_it_is_said(photo, upscale, tmp_path, name, codec, caplog):
+    path = write_clip(
+        tmp_path / "a.mp4", panned(photo, 2, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=PQ,
+        options={"x265-params": f"log-level=error:{LIGHT}"},
+    )  # fmt: skip
+    light = read_clip(upscale(path, name, "--codec", codec)[1]).light
+    if codec == "ffv1":
+        assert light == Light()
+        assert "says how bright it is to show, which is left out" in caplog.text
+    else:
+        assert light.levels == MASTERED.levels
+        assert light.mastering == pytest.approx(MASTERED.mastering, rel=2e-3)
+        assert not caplog.text
 
 
 @pytest.mark.parametrize(
@@ -185,11 +211,11 @@ def test_codecs_by_name(photo, upscale, tmp_path, name, codec, bits):
 
 def test_pixels_that_are_not_square_stay_so_or_it_is_said(photo, upscale, tmp_path, caplog):
     path = write_clip(tmp_path / "a.mp4", panned(photo, 2, (48, 64)), aspect=Fraction(4, 3))
-    for codec in ("h264", "h265"):
-        assert read_clip(upscale(path, "o.mp4", "--codec", codec)[1]).aspect == Fraction(4, 3)
+    for name, codec in (("o.mp4", "h264"), ("o.mkv", "h265"), ("o.mp4", "av1"), ("o.mov", "prores")):
+        assert read_clip(upscale(path, name, "--codec", codec)[1]).aspect == Fraction(4, 3)
     assert not caplog.text
     assert upscale(path, "o.mkv", "--codec", "ffv1")[0] == 0
-    assert "pixels of 4:3, which ffv1 does not say; h264 and h265 do" in caplog.text
+    assert "pixels of 4:3, which ffv1 in .mkv does not say; h264 and h265 do, as do .mp4 and .mov" in caplog.text
 
 
 def test_quality_is_the_codecs_own(photo, upscale, tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from .av import opened, pyav
 from .colors import Colors, to_picture
+from .light import Light, light_of
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -39,6 +40,7 @@ class Clip:
         bits: of a sample.
         chroma: "420", "422" or "444": of how many pixels a colour is.
         colors: what the samples mean.
+        light: how bright they are meant to show, where the clip says so.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Clip:
     bits: int
     chroma: str
     colors: Colors
+    light: Light
 
     def frames(self, stamps: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """The frames of some neighbouring stamps, each with its own: (1, 3, H, W) float32 in [0, 1], upright.
@@ -111,6 +114,7 @@ def read_clip(path: Path, start: float = 0.0, end: float | None = None, every: i
             max(part.bits for part in first.format.components),
             _chroma(first),
             Colors(tags.color_primaries, tags.color_trc, tags.colorspace, tags.color_range),
+            light_of(first),
         )
 
 

@@ -13,6 +13,7 @@ from ..errors import UserError
 from .av import opened, pyav, writing
 from .clip import Clip
 from .encodings import KNOWN, Encoding
+from .light import TOLD, Light
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -22,16 +23,23 @@ log = logging.getLogger("flowmapsr")
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 OPTIONS = {"mp4": {"movflags": "+faststart"}, "mov": {"movflags": "+faststart"}}  # a page shows it while it loads
+SHAPED = (".mp4", ".mov")  # that say how wide a pixel is, whatever the codec; Matroska could, but PyAV does not have it so
 KEPT = ("audio", "subtitle")
 OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # titles that are none
 
 
 def check_holds(clip: Clip, encoding: Encoding, target: Path) -> None:
     """Raise :class:`UserError` if the file ``target`` cannot hold a clip's sound; say what else is lost."""
-    if clip.aspect != 1 and not KNOWN[encoding.name].aspect:
+    suffix = target.suffix.lower()
+    if clip.aspect != 1 and not KNOWN[encoding.name].aspect and suffix not in SHAPED:
         shape = f"{clip.aspect.numerator}:{clip.aspect.denominator}"
         keep = " and ".join(name for name, codec in KNOWN.items() if codec.aspect)
-        log.warning("%s has pixels of %s, which %s does not say; %s do", clip.path, shape, encoding.name, keep)
+        log.warning(
+            "%s has pixels of %s, which %s in %s does not say; %s do, as do %s",
+            clip.path, shape, encoding.name, suffix, keep, " and ".join(SHAPED),
+        )  # fmt: skip
+    if clip.light != Light() and encoding.encoder not in TOLD:
+        log.warning("%s says how bright it is to show, which is left out; h264, h265 and av1 keep it", clip.path)
     for kind, codec in not_held(clip, target.suffix):
         what = f"{target}: {target.suffix} does not hold {codec}"
         if kind == "audio":
@@ -73,6 +81,7 @@ def join(files: dict[Path, int], clip: Clip, encoding: Encoding, target: Path, c
         picture = made.add_stream_from_template(first.streams.video[0], opaque=True)
         if encoding.tag:
             picture.codec_context.codec_tag = encoding.tag
+        picture.codec_context.sample_aspect_ratio = clip.aspect
         kept = {stream: _added(made, stream) for stream in source.streams if _is_kept(made, stream)}
         begin = max(clip.span[0], 0) * clip.tick
         of_parts = _of_parts({file: stamp * clip.tick - begin for file, stamp in files.items()}, picture)
