@@ -1,5 +1,6 @@
 """A clip's picture: what the file says of it, which frames it has, and those frames."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def read_clip(path: Path, start: float = 0.0, end: float | None = None, every: i
         raise UserError(f"every is {every}; use 1 for all frames, 2 for every second one, and so on")
     with opened(path) as container:
         stream = picture_of(container, path)
-        first = next(iter(container.decode(stream)), None)
+        first = next(_decodable(container, stream), None)
         if first is None or first.pts is None or stream.time_base is None:
             raise UserError(f"{path} is damaged: none of its frames can be decoded; copy it again")
         container.seek(min(first.pts, 0), stream=stream)
@@ -124,6 +125,8 @@ def picture_of(container: "InputContainer", path: Path) -> "VideoStream":
     moving = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not moving:
         raise UserError(f"{path} has no picture, only {_kinds(container) or 'nothing'}; give a clip")
+    if moving[0].codec_context is None:
+        raise UserError(f"{path} is in a codec that FFmpeg here does not know; convert it with another program")
     moving[0].thread_type = "AUTO"
     return moving[0]
 
@@ -135,15 +138,22 @@ def _kinds(container: "InputContainer") -> str:
 def _decoded(container: "InputContainer", stream: "VideoStream", stamp: int) -> Iterator["VideoFrame"]:
     """Frames from one at or before a stamp on; from the first, where the file's index leads past it."""
     container.seek(stamp, stream=stream)
-    frames = container.decode(stream)
+    frames = _decodable(container, stream)
     frame = next(frames, None)
     if frame is None or frame.pts is None or frame.pts > stamp:
         container.seek(0)
-        frames = container.decode(stream)
+        frames = _decodable(container, stream)
         frame = next(frames, None)
     if frame is not None:
         yield frame
         yield from frames
+
+
+def _decodable(container: "InputContainer", stream: "VideoStream") -> Iterator["VideoFrame"]:
+    """All frames from here on but those that are damaged, as players show them."""
+    for packet in container.demux(stream):
+        with contextlib.suppress(pyav().error.InvalidDataError):
+            yield from packet.decode()
 
 
 def _chroma(frame: "VideoFrame") -> str:

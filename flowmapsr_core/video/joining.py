@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import replacing
 from ..errors import UserError
-from .av import opened, pyav, writing
+from .av import opened, pyav, reading, writing
 from .clip import Clip
 from .encodings import KNOWN, Encoding
 from .light import TOLD, Light
@@ -52,7 +52,8 @@ def not_held(clip: Clip, suffix: str) -> list[tuple[str, str]]:
     format_ = FORMATS[suffix.lower()]
     with opened(clip.path) as source, pyav().open(io.BytesIO(), "w", format=format_) as made:
         streams = [stream for stream in source.streams if stream.type in KEPT and not _holds(made, stream)]
-        return [(stream.type, stream.codec_context.name) for stream in streams]
+        contexts = [(stream.type, stream.codec_context) for stream in streams]
+        return [(kind, context.name if context is not None else "a codec unknown here") for kind, context in contexts]
 
 
 def join(files: dict[Path, int], clip: Clip, encoding: Encoding, target: Path, comment: str) -> None:
@@ -70,10 +71,10 @@ def join(files: dict[Path, int], clip: Clip, encoding: Encoding, target: Path, c
     """
     av, format_ = pyav(), FORMATS[target.suffix.lower()]
     with (
-        writing(target),
-        replacing(target) as partial,
         opened(clip.path) as source,
         opened(next(iter(files))) as first,
+        writing(target),
+        replacing(target) as partial,
         av.open(str(partial), "w", format=format_, container_options=OPTIONS.get(format_, {})) as made,
     ):
         titles = {name: text for name, text in source.metadata.items() if name.lower() not in OF_THE_FILE}
@@ -128,11 +129,12 @@ def _of_source(source: Any, kept: dict["Stream", "Stream"], clip: Clip, begin: F
     if not kept:
         return
     end = None if clip.span[1] is None else clip.span[1] * clip.tick
-    for packet in source.demux(*kept):
-        if _is_whole(packet):
-            time = packet.pts * packet.time_base
-            if (not begin or time >= begin) and (end is None or time < end):
-                yield _moved(packet, -begin, kept[packet.stream])
+    with reading(clip.path):
+        for packet in source.demux(*kept):
+            if _is_whole(packet):
+                time = packet.pts * packet.time_base
+                if (not begin or time >= begin) and (end is None or time < end):
+                    yield _moved(packet, -begin, kept[packet.stream])
 
 
 def _moved(packet: Any, seconds: Fraction, stream: "Stream") -> "Packet":
