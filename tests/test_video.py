@@ -25,9 +25,8 @@ from flowmapsr.flowmapsr_core.video.light import Light
 WEIGHTS = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}  # Kr, Kb of a matrix
 PQ, HLG = (Colors(primaries=9, curve=curve, matrix=9, range=LIMITED) for curve in (16, 18))
 LIGHT = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
-MASTERED = Light(  # the same: red, green, blue and white, then cd/m2
-    tuple(map(Fraction, "0.68 0.32 0.265 0.69 0.15 0.06 0.3127 0.329 0.005 1000".split())), (1000, 400),
-)  # fmt: skip
+DISPLAY = ("0.68", "0.32", "0.265", "0.69", "0.15", "0.06", "0.3127", "0.329", "0.005", "1000")
+MASTERED = Light(tuple(map(Fraction, DISPLAY)), (1000, 400))  # the same: red, green, blue and white, then cd/m2
 
 
 @pytest.fixture

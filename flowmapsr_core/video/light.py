@@ -24,8 +24,8 @@ class Light:
     """Static metadata of HDR.
 
     Attributes:
-        mastering: of the mastering display, the chromaticities x and y of red, green, blue and white, then its least and
-            its greatest luminance in cd/m2; None if the clip does not say.
+        mastering: of the mastering display, the chromaticities x and y of red, green, blue and white, then its least
+            and its greatest luminance in cd/m2; None if the clip does not say.
         levels: the brightest pixel and the brightest frame's mean, in cd/m2; None if the clip does not say.
     """
 
