@@ -66,9 +66,7 @@ def runs_for(method: Method, settings: Look, mask: Tensor | None) -> list[Look]:
     return [faithful] if mask.max() <= 0 or settings.realism == 0 else [faithful, settings]
 
 
-def blend(
-    latents: list[Tensor], mask: Tensor | None, size: tuple[int, int], codec: Codec, wrap: str = ""
-) -> Tensor:
+def blend(latents: list[Tensor], mask: Tensor | None, size: tuple[int, int], codec: Codec, wrap: str = "") -> Tensor:
     """What :func:`runs_for` an image of ``size`` (H, W) have made, latents (1, C, h, w), as one by its mask."""
     if len(latents) == 1 or mask is None:
         return latents[0]
