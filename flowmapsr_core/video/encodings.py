@@ -40,8 +40,8 @@ class Codec:
 # ten frames ahead, not forty: of 3840x2160, each takes 22 MiB.
 KNOWN = {
     "h264": Codec(
-        ("libx264",), (".mp4", ".mov", ".mkv"), (0, 17, 51), options={"preset": "medium", "bf": "0", "rc-lookahead": "10"},
-        aspect=True,
+        ("libx264",), (".mp4", ".mov", ".mkv"), (0, 17, 51),
+        options={"preset": "medium", "bf": "0", "rc-lookahead": "10"}, aspect=True,
     ),
     "h265": Codec(
         ("libx265",), (".mp4", ".mov", ".mkv"), (0, 20, 51),
