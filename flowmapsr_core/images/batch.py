@@ -10,13 +10,15 @@ def batch_of(count: int, singles: Iterable[Tensor]) -> Tensor:
 
     It takes the memory of the batch and of one image: each is copied to its place, and may be forgotten then.
     """
-    batch = None
-    for index, single in enumerate(singles):
+    batch, done = None, 0
+    for single in singles:
         if count == 1:
             return single
         if batch is None:
             batch = single.new_empty((count, *single.shape[1:]))
-        batch[index] = single[0]
+        batch[done] = single[0]
+        done += 1  # enumerate would hold on to the last one while the next is made
+        del single
     if batch is None:
         raise ValueError("there are no images")
     return batch

@@ -173,6 +173,7 @@ def each(
             result, plan = in_memory(plan, model, host, partial(work, image, mask, meter))
             meter.finish()
             yield result.to(images.device)
+            del result
 
     return batch_of(len(images), results())
 
