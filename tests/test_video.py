@@ -310,6 +310,22 @@ def test_killed_at_three_moments_it_goes_on_to_the_same_clip(photo, model, tmp_p
     assert read_packets(target, "audio") == read_packets(source, "audio")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss")
+def test_memory_does_not_grow_with_the_length(photo, model, tmp_path):
+    """A frame in floats that each frame left behind would be 31 MiB."""
+    peaks = []
+    for count in (30, 5 * parts.FRAMES + 10):
+        source = write_clip(tmp_path / f"{count}.mp4", panned(photo, count, (48, 64), step=0))
+        options = ["--model", str(model), "--look", "faithful", "--scale", "2", "--quiet"]
+        command = ["upscale", str(source), "--output", str(tmp_path / f"{count}-2x.mp4"), *options]
+        process = subprocess.Popen([sys.executable, "-m", "flowmapsr.flowmapsr_core", *command])
+        _, status, used = os.wait4(process.pid, 0)
+        assert status == 0
+        peaks.append(used.ru_maxrss / 1024)
+    assert peaks[1] - peaks[0] < 25
+
+
 def test_parts_for_other_settings_are_made_anew(photo, upscale, tmp_path, monkeypatch, caplog):
     source = write_clip(tmp_path / "a.mp4", panned(photo, 3, (32, 40)))
     monkeypatch.setattr(parts.Parts, "remove", lambda self: None)
