@@ -20,6 +20,7 @@ PARTS = ("input", "input_order", "output", "output_is_list", "output_name", "out
 PARTS += ("name", "display_name", "description", "category", "output_node")
 # inputs that list the files of a machine, and the files that workflows can count on
 FILES = {
+    "file": ["example.mp4"],
     "image": ["example.png"],
     "model": ["built-in", "flowmapsr-xl.safetensors"],
     "lora": ["flowmapsr-xl-detail.safetensors"],

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from clips import read_packets, write_clip
 from comfyui_server import COMFYUI, ROOT, Server
+from flowmapsr.flowmapsr_core.video.clip import read_clip
 from node_definitions import BLUEPRINTS
 from PIL import Image
 from safetensors.torch import save_file
@@ -35,6 +38,7 @@ SIZES = {  # of those they show
     "flowmapsr_masks": {(192, 128)},
     "flowmapsr_sdxl_lora": {(192, 128)},
     "flowmapsr_upscale": {(192, 128)},
+    "flowmapsr_video": {(192, 128)},
 }
 PICTURES = ("images", "a_images", "b_images")
 SETTINGS = {  # else templates or a tour cover the canvas
@@ -85,8 +89,9 @@ DROP = """async ([name, type]) => {
 SAVE = "() => JSON.parse(JSON.stringify(app.graph.serialize()))"
 UNKNOWN = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
 SHOWN = """([id, names]) => names.every(name => {
-    const images = [...(app.graph.getNodeById(id).imgs ?? []), ...document.images]
-    return images.some(image => image.src.includes(`filename=${name}`) && image.naturalWidth > 0)
+    const shown = [...document.images, ...document.querySelectorAll('video')]
+    return [...(app.graph.getNodeById(id).imgs ?? []), ...shown].some(({ src, naturalWidth, videoWidth }) =>
+        src.includes(`filename=${name}`) && (naturalWidth ?? videoWidth) > 0)
 })"""
 SELECT_IMAGE = "() => app.canvas.selectNode(app.graph.nodes.find(n => n.type === 'LoadImage'))"
 PAINTED = """() => app.graph.nodes.find(n => n.type === 'LoadImage').widgets[0].value.includes('clipspace')"""
@@ -137,7 +142,9 @@ def server(tmp_path_factory):
     for file in (settings, picture):
         file.parent.mkdir(parents=True)
     settings.write_text(json.dumps(SETTINGS))
-    Image.open(ROOT / "tests" / "data" / "jetty.png").resize(SIZE).save(picture)
+    photo = Image.open(ROOT / "tests" / "data" / "jetty.png").resize(SIZE)
+    photo.save(picture)
+    write_clip(picture.with_suffix(".mp4"), [torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 255] * 3)
     save_models(base / "models")
     running = Server(base, *(["--front-end-root", FRONTEND] if FRONTEND else []))
     yield running
@@ -195,6 +202,11 @@ def file_of(server, image):
     return server.base / image["type"] / image["subfolder"] / image["filename"]
 
 
+def size_of(file):
+    """(width, height) of a picture or a clip."""
+    return read_clip(file).size[::-1] if file.suffix == ".mp4" else Image.open(file).size
+
+
 def values(workflow):
     return {node["id"]: (node["type"], node.get("widgets_values", [])) for node in workflow["nodes"]}
 
@@ -222,8 +234,11 @@ def test_a_workflow_opens_runs_and_shows_its_pictures(server, page, complaints, 
 
     pictures = run(server, page)
     assert pictures
-    sizes = {Image.open(file_of(server, image)).size for images in pictures.values() for image in images}
-    assert sizes == SIZES[file.stem]
+    files = [file_of(server, image) for images in pictures.values() for image in images]
+    assert {size_of(made) for made in files} == SIZES[file.stem]
+    if file.stem == "flowmapsr_video":
+        source = server.base / "input" / "example.mp4"
+        assert [read_packets(made, "audio") for made in files] == [read_packets(source, "audio")]
     for node, images in pictures.items():
         page.wait_for_function(SHOWN, arg=[node, [image["filename"] for image in images]])
     page.screenshot(path=Path(SCREENSHOTS or tmp_path) / f"{file.parent.name}-{file.stem}.png")

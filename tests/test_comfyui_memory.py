@@ -280,6 +280,14 @@ def test_a_model_works_where_a_part_of_it_has_made_room(device, model):
     assert (model.model(**given) - velocity).abs().max() < 1e-5
 
 
+def test_images_lie_where_comfyui_keeps_what_is_between_nodes(nodes, monkeypatch):
+    import comfy.model_management as management
+    from flowmapsr.nodes.comfyui.images import split_alpha
+
+    monkeypatch.setattr(management, "intermediate_device", lambda: torch.device("meta"))
+    assert {part.device.type for part in split_alpha(torch.rand(2, 16, 20, 4))} == {"meta"}
+
+
 def test_weights_come_back_for_the_network_where_a_vae_has_taken_their_place(device, model):
     from flowmapsr.nodes.comfyui.managed import ManagedModel
 

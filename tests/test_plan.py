@@ -142,6 +142,19 @@ def test_the_plan_counts_picture_and_halo(arguments):
     assert 0.8 * true < plan.peak < 1.25 * true
 
 
+def test_a_batch_takes_a_device_no_more_than_a_picture():
+    """Each result goes where the images are as soon as it is made."""
+    with META.device:
+        model = Model(FlowMap(LocalNet()), PixelCodec())
+    peaks = []
+    for count in (1, 3):
+        with LiveMemory("meta") as live:
+            result = upscale(model, torch.rand(count, 3, 32, 40), host=META)
+        assert (result.device.type, len(result)) == ("cpu", count)
+        peaks.append(live.peak)
+    assert peaks[1] == peaks[0] > 0
+
+
 def test_a_picture_that_a_device_has_no_room_for_lies_in_host_memory(memory):
     with META.device:
         model = Model(FlowMap(LocalNet()), PixelCodec())
@@ -168,7 +181,7 @@ def test_the_plan_counts_the_codec(memory, free, banded, offload):
 
 def test_advice_names_what_takes_the_memory(small_model, memory):
     memory(GIB)
-    assert "picture itself takes about 0.94 GiB" in make_plan(small_model, (4096, 4096), CPU, tile=128).advice()
+    assert "picture itself takes about 0.75 GiB" in make_plan(small_model, (4096, 4096), CPU, tile=128).advice()
     assert "smaller tile" in make_plan(small_model, (4096, 4096), CPU, tile=0).advice()
     assert "smaller tile" in make_plan(small_model, (4096, 4096), CUDA, tile=128).advice()
 

@@ -2,10 +2,10 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 
 import av
@@ -20,9 +20,13 @@ from flowmapsr.flowmapsr_core.video import parts
 from flowmapsr.flowmapsr_core.video.clip import read_clip
 from flowmapsr.flowmapsr_core.video.colors import FULL, LIMITED, Colors, to_frame, to_picture
 from flowmapsr.flowmapsr_core.video.encodings import choose_encoding
+from flowmapsr.flowmapsr_core.video.light import Light
 
 WEIGHTS = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}  # Kr, Kb of a matrix
-PQ = Colors(primaries=9, curve=16, matrix=9, range=LIMITED)
+PQ, HLG = (Colors(primaries=9, curve=curve, matrix=9, range=LIMITED) for curve in (16, 18))
+LIGHT = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
+DISPLAY = ("0.68", "0.32", "0.265", "0.69", "0.15", "0.06", "0.3127", "0.329", "0.005", "1000")
+MASTERED = Light(tuple(map(Fraction, DISPLAY)), (1000, 400))  # the same: red, green, blue and white, then cd/m2
 
 
 @pytest.fixture
@@ -159,16 +163,37 @@ def with_subtitles(source, target):
     return target
 
 
-def test_ten_bits_and_the_tags_of_a_bright_clip_are_kept(photo, upscale, tmp_path):
+@pytest.mark.parametrize("curve", [PQ, HLG])
+def test_a_clip_in_pq_or_hlg_comes_out_as_such(photo, upscale, tmp_path, curve):
+    """Its samples go through as they are: 10 bits, within a step and what H.265 loses, and what it says of light."""
     path = write_clip(
-        tmp_path / "a.mp4", panned(photo, 3, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=PQ,
-        options={"x265-params": "log-level=error"},
+        tmp_path / "a.mp4", panned(photo, 3, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=curve,
+        options={"x265-params": f"log-level=error:lossless=1:{LIGHT}"},
     )  # fmt: skip
-    status, made = upscale(path)
-    clip = read_clip(made)
-    assert (status, clip.bits, clip.colors) == (0, 10, PQ)
+    status, made = upscale(path, "o.mp4", "--quality", "0")
+    before, clip = read_clip(path), read_clip(made)
+    assert (status, clip.bits, clip.colors) == (0, 10, curve)
+    assert clip.light == before.light == MASTERED
     with av.open(str(made)) as container:
         assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+    means = [torch.cat([picture.mean((0, 2, 3)) for _, picture in c.frames(c.stamps)]) for c in (before, clip)]
+    assert (means[0] - means[1]).abs().max() < 2 / 1023
+
+
+@pytest.mark.parametrize(("name", "codec"), [("o.mp4", "av1"), ("o.mkv", "h264"), ("o.mkv", "ffv1")])
+def test_other_codecs_say_how_bright_a_clip_is_or_it_is_said(photo, upscale, tmp_path, name, codec, caplog):
+    path = write_clip(
+        tmp_path / "a.mp4", panned(photo, 2, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=PQ,
+        options={"x265-params": f"log-level=error:{LIGHT}"},
+    )  # fmt: skip
+    light = read_clip(upscale(path, name, "--codec", codec)[1]).light
+    if codec == "ffv1":
+        assert light == Light()
+        assert "says how bright it is to show, which is left out" in caplog.text
+    else:
+        assert light.levels == MASTERED.levels
+        assert light.mastering == pytest.approx(MASTERED.mastering, rel=2e-3)
+        assert not caplog.text
 
 
 @pytest.mark.parametrize(
@@ -185,11 +210,11 @@ def test_codecs_by_name(photo, upscale, tmp_path, name, codec, bits):
 
 def test_pixels_that_are_not_square_stay_so_or_it_is_said(photo, upscale, tmp_path, caplog):
     path = write_clip(tmp_path / "a.mp4", panned(photo, 2, (48, 64)), aspect=Fraction(4, 3))
-    for codec in ("h264", "h265"):
-        assert read_clip(upscale(path, "o.mp4", "--codec", codec)[1]).aspect == Fraction(4, 3)
+    for name, codec in (("o.mp4", "h264"), ("o.mkv", "h265"), ("o.mp4", "av1"), ("o.mov", "prores")):
+        assert read_clip(upscale(path, name, "--codec", codec)[1]).aspect == Fraction(4, 3)
     assert not caplog.text
     assert upscale(path, "o.mkv", "--codec", "ffv1")[0] == 0
-    assert "pixels of 4:3, which ffv1 does not say; h264 and h265 do" in caplog.text
+    assert "pixels of 4:3, which ffv1 in .mkv does not say; h264 and h265 do, as do .mp4 and .mov" in caplog.text
 
 
 def test_quality_is_the_codecs_own(photo, upscale, tmp_path):
@@ -238,32 +263,67 @@ def test_a_folder_of_clips_and_pictures(photo, upscale, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in made.iterdir()} == before
 
 
+# the command, which SIGKILL ends before the frame of a stamp
+KILLED = """
+import os, signal, sys
+from flowmapsr.flowmapsr_core.cli.command import main
+from flowmapsr.flowmapsr_core.video.clip import Clip
+frames, moment = Clip.frames, int(sys.argv.pop(1))
+def until_killed(self, stamps):
+    for stamp, picture in frames(self, stamps):
+        if stamp == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield stamp, picture
+Clip.frames = until_killed
+main(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_clip(photo, model, tmp_path, monkeypatch):
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_killed_at_three_moments_it_goes_on_to_the_same_clip(photo, model, tmp_path, monkeypatch):
     source = write_clip(tmp_path / "a.mp4", panned(photo, 4 * parts.FRAMES + 5, (32, 40), step=0))
     options = ["--model", str(model), "--look", "faithful", "--scale", "2", "--quiet"]
     assert main(["upscale", str(source), "--output", str(tmp_path / "whole.mp4"), *options]) == 0
 
     target, folder = tmp_path / "killed.mp4", tmp_path / ".killed.mp4.parts"
-    command = [sys.executable, "-m", "flowmapsr.flowmapsr_core", "upscale", str(source), "--output", str(target)]
-    for done in (1, 3):
-        process = subprocess.Popen([*command, *options])
-        while len(list(folder.glob("*.part"))) < done and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    command = ["upscale", str(source), "--output", str(target), *options]
+    stamps = read_clip(source).stamps
+    kept = {}
+    for frame in sorted(random.Random(14).sample(range(len(stamps)), 3)):
+        ended = subprocess.run([sys.executable, "-c", KILLED, str(stamps[frame]), *command])
+        assert ended.returncode == -signal.SIGKILL
         assert not target.exists()
-        assert len(list(folder.glob("*.part"))) >= done
-    kept = {file: file.stat().st_mtime_ns for file in folder.glob("*.part")}
+        whole = {file: file.stat().st_mtime_ns for file in folder.glob("*.part")}
+        assert len(whole) == frame // parts.FRAMES
+        assert kept.items() <= whole.items()
+        kept = whole
+    assert kept
     seen = {}
     monkeypatch.setattr(parts.Parts, "remove", lambda self: seen.update(
         {file: file.stat().st_mtime_ns for file in self.folder.glob("*.part")}
     ))  # fmt: skip
-    assert main(["upscale", str(source), "--output", str(target), *options]) == 0
+    assert main(command) == 0
     assert len(seen) == 5
     assert kept.items() <= seen.items()
     assert read_frames(target) == read_frames(tmp_path / "whole.mp4")
     assert read_packets(target, "audio") == read_packets(source, "audio")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss")
+def test_memory_does_not_grow_with_the_length(photo, model, tmp_path):
+    """A frame in floats that each frame left behind would be 31 MiB."""
+    peaks = []
+    for count in (30, 5 * parts.FRAMES + 10):
+        source = write_clip(tmp_path / f"{count}.mp4", panned(photo, count, (48, 64), step=0))
+        options = ["--model", str(model), "--look", "faithful", "--scale", "2", "--quiet"]
+        command = ["upscale", str(source), "--output", str(tmp_path / f"{count}-2x.mp4"), *options]
+        process = subprocess.Popen([sys.executable, "-m", "flowmapsr.flowmapsr_core", *command])
+        _, status, used = os.wait4(process.pid, 0)
+        assert status == 0
+        peaks.append(used.ru_maxrss / 1024)
+    assert peaks[1] - peaks[0] < 25
 
 
 def test_parts_for_other_settings_are_made_anew(photo, upscale, tmp_path, monkeypatch, caplog):
@@ -288,18 +348,34 @@ def test_bad_clips_are_a_line_each(photo, upscale, tmp_path, capsys):
             if packet.size:
                 packet.stream = voice
                 container.mux(packet)
+    strange = write_clip(tmp_path / "strange.mkv", panned(photo, 2, (48, 64))).read_bytes()
+    (tmp_path / "strange.mkv").write_bytes(strange.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))
+    (tmp_path / "noise.mkv").write_bytes(strange.replace(b"A_AAC", b"A_XYZ"))
     for name, message in (
         ("cut.mp4", "is damaged, or no clip"),
         ("text.mkv", "is damaged, or no clip"),
         ("empty.mov", "is damaged, or no clip"),
         ("sound.mp4", "has no picture, only audio"),
         ("missing.mp4", "no such file"),
+        ("strange.mkv", "is in a codec that FFmpeg here does not know; convert it"),
+        ("noise.mkv", ".mp4 does not hold a codec unknown here, which the sound of"),
     ):
         assert upscale(tmp_path / name, "o.mp4")[0] == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
         assert name in line
         assert not list(tmp_path.glob("o.mp4"))
+
+
+def test_a_clip_that_is_damaged_in_the_middle_gives_the_rest(photo, upscale, tmp_path, caplog):
+    path = write_clip(tmp_path / "a.mp4", panned(photo, 30, (48, 64)), options={"g": "5"}, sound=None)
+    content = path.read_bytes()
+    part = len(content) // 4
+    path.write_bytes(content[:part] + bytes(part) + content[2 * part :])
+    status, made = upscale(path)
+    assert status == 0
+    assert 10 <= len(decoded(made)) < 30
+    assert "frames cannot be decoded and are left out" in caplog.text
 
 
 def test_a_clip_that_breaks_off_gives_what_it_has(photo, upscale, tmp_path):
@@ -334,24 +410,27 @@ def test_bad_options_are_said_before_anything_is_made(photo, upscale, tmp_path, 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of a process")
-def test_a_full_disk_is_a_line_and_the_whole_parts_stay(photo, upscale, tmp_path, capsys):
+@pytest.mark.parametrize(("limit", "file"), [(2000, "000000.part"), (20000, "o.mp4")])
+def test_a_full_disk_is_a_line_and_the_whole_parts_stay(photo, upscale, tmp_path, capsys, limit, file):
+    """A file may have so many bytes: too few for a part, or for the clip they are joined to."""
     import resource
 
-    source = write_clip(tmp_path / "a.mp4", panned(photo, 3, (48, 64)))
+    source = write_clip(tmp_path / "a.mp4", panned(photo, 3, (48, 64)), rate=1)  # with three seconds of sound
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        status, made = upscale(source, "o.mkv", "--codec", "ffv1")
+        status, made = upscale(source, "o.mp4")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     (line,) = capsys.readouterr().err.splitlines()
     assert status == 2
-    assert "cannot be written" in line
+    assert f"{file} cannot be written (File too large)" in line
     assert not made.exists()
-    assert not list(tmp_path.rglob("*.part"))
-    assert upscale(source, "o.mkv", "--codec", "ffv1")[0] == 0
+    assert len(list(tmp_path.rglob("*.part"))) == (file == "o.mp4")
+    assert not list(tmp_path.rglob("*.partial"))
+    assert upscale(source, "o.mp4")[0] == 0
 
 
 def test_without_pyav_a_line_says_what_to_install(photo, upscale, tmp_path, monkeypatch, capsys):

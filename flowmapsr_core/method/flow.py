@@ -76,7 +76,8 @@ def sample(u: Velocity, x1: Tensor, steps: int, callback: StepCallback | None = 
     x = x1  # less the velocities so far: what the chord through the state reaches at time 0
     for k in range(steps):
         t, s = (x.new_full((x.shape[0],), 1 - realism * (i / steps), dtype=torch.float32) for i in (k, k + 1))
-        x = torch.sub(x, u(torch.lerp(x1, x, realism), t, s), alpha=1 / steps)
+        state = torch.lerp(x1, x, realism) if k else x1
+        x = torch.sub(x, u(state, t, s), alpha=1 / steps)
         if callback is not None:
             callback(k + 1, steps, x)
     return x

@@ -98,8 +98,9 @@ def upscale(
     def work(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
         lr, runs = lr.to(plan.store), runs_for(model.method, settings, mask)
         meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=2), lr)
-        enlarged = resize(lr, painted, model.resampling, wrap).clamp(0, 1)
-        x0 = sample_image(model, enlarged, runs, mask, seed, meter, plan)
+        x1 = encode(model, resize(lr, painted, model.resampling, wrap).clamp(0, 1), meter, plan)
+        x0 = sample_latent(model, x1, painted, runs, mask, seed, meter, plan)
+        del x1
         sr = decode(model, x0, meter, plan)[..., : painted[0], : painted[1]]
         del x0
         matched = match_color(sr, lr, color, color_strength, wrap).clamp_(0, 1)
@@ -148,7 +149,7 @@ def upscale_latent(
     def work(single: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
         single, runs = single.to(plan.store), runs_for(model.method, settings, mask)
         meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=1), single)
-        return sample_image(model, single.clamp(0, 1), runs, mask, seed, meter, plan)
+        return sample_latent(model, encode(model, single.clamp(0, 1), meter, plan), size, runs, mask, seed, meter, plan)
 
     return each(work, image, realism_mask, model, plan, host, progress)
 
@@ -172,24 +173,29 @@ def each(
             result, plan = in_memory(plan, model, host, partial(work, image, mask, meter))
             meter.finish()
             yield result.to(images.device)
+            del result
 
     return batch_of(len(images), results())
 
 
-def sample_image(
-    model: Model, image: Tensor, runs: list[Look], mask: Tensor | None, seed: int, meter: Meter, plan: Plan
+def sample_latent(
+    model: Model,
+    lr: Tensor,
+    size: tuple[int, int],
+    runs: list[Look],
+    mask: Tensor | None,
+    seed: int,
+    meter: Meter,
+    plan: Plan,
 ) -> Tensor:
-    """HR latent (1, C, ceil(H / factor), ceil(W / factor)) of an LR image (1, 3, H, W) in [0, 1] at its final size.
+    """HR latent (1, C, ceil(H / factor), ceil(W / factor)) of an LR one for an image of ``size`` (H, W).
 
     It is sampled by each of ``runs``, see :func:`.realism_mask.runs_for`, and these are blended by the mask.
     """
-    lr = encode(model, image, meter, plan)
-    if meter.progress is not None:
-        meter.show(Preview(model.codec, lr, image))
     eps = noise_like(lr, seed) if model.method.noise else None
     u = plan.tiling(model).velocity(model.velocity(runs[0].guidance), meter.on_tile, plan.device)
-    x0 = blend([model.method.sample(u, lr, eps, run) for run in runs], mask, image, model.codec, plan.wrap)
-    height, width = (-(-side // model.codec.factor) for side in image.shape[-2:])
+    x0 = blend([model.method.sample(u, lr, eps, run) for run in runs], mask, size, model.codec, plan.wrap)
+    height, width = (-(-side // model.codec.factor) for side in size)
     return x0[..., :height, :width]
 
 
@@ -200,12 +206,20 @@ def noise_like(latent: Tensor, seed: int) -> Tensor:
 
 
 def encode(model: Model, image: Tensor, meter: Meter, plan: Plan) -> Tensor:
-    """Latent of an image (1, 3, H, W) in [0, 1], its right and bottom edges repeated to fill the plan's cells."""
+    """Latent of an image (1, 3, H, W) in [0, 1], its right and bottom edges repeated to fill the plan's cells.
+
+    Whoever looks at the meter sees its preview from now on.
+    """
     height, width = (cells * model.codec.factor for cells in plan.cells)
-    padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
+    padded = image
+    if image.shape[-2:] != (height, width):  # else it would be copied
+        padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
     down, along = _beyond(model, plan.wrap)
     around = surround(padded, down * model.codec.factor, along * model.codec.factor, plan.wrap)
-    return without(model.codec.encode(around, plan.bands(meter.bands())), down, along)
+    latent = without(model.codec.encode(around, plan.bands(meter.bands())), down, along)
+    if meter.progress is not None:
+        meter.show(Preview(model.codec, latent, image))
+    return latent
 
 
 def decode(model: Model, latent: Tensor, meter: Meter, plan: Plan) -> Tensor:

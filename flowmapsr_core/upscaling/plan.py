@@ -27,7 +27,7 @@ MOST_AT_ONCE = 8  # tiles a call
 FEWEST_ROWS = 8  # of a band
 HALOS = 6  # halos along a side of what a tile reads, where there is memory for it: of these, two are computed twice
 CODED = 9  # floats per pixel beside the codec's memory: an image that is encoded, it padded, and that scaled
-CORRECTED = 12  # floats per pixel: an image before and after its colours are corrected, and work on a channel
+CORRECTED = 9  # floats per pixel: an image before and after its colours are corrected, and work on a channel
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,9 @@ def make_plan(model: Model, size: tuple[int, int], host: Host, tile: int | None 
 
 
 def _state(model: Model, cells: tuple[int, int]) -> int:
-    """Bytes of what sampling holds of the whole picture: the image, noise, and the states x1, x_t, u and x_s."""
+    """Bytes of what sampling holds of the whole picture: noise, and the states x1, x_t, u and x_s."""
     latents = 4 * model.method.images + bool(model.method.noise)
-    return 4 * math.prod(cells) * (3 * model.codec.factor**2 + latents * model.codec.channels)
+    return 4 * math.prod(cells) * latents * model.codec.channels
 
 
 def _peak(plan: Plan, model: Model) -> int:

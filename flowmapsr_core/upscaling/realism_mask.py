@@ -66,14 +66,14 @@ def runs_for(method: Method, settings: Look, mask: Tensor | None) -> list[Look]:
     return [faithful] if mask.max() <= 0 or settings.realism == 0 else [faithful, settings]
 
 
-def blend(latents: list[Tensor], mask: Tensor | None, image: Tensor, codec: Codec, wrap: str = "") -> Tensor:
-    """What :func:`runs_for` an image (1, 3, H, W) have made, latents (1, C, h, w), as one by its mask."""
+def blend(latents: list[Tensor], mask: Tensor | None, size: tuple[int, int], codec: Codec, wrap: str = "") -> Tensor:
+    """What :func:`runs_for` an image of ``size`` (H, W) have made, latents (1, C, h, w), as one by its mask."""
     if len(latents) == 1 or mask is None:
         return latents[0]
     black, white = latents
-    mask = resize(mask.to(image).clamp(0, 1), (image.shape[-2], image.shape[-1]), "bilinear", wrap)
+    mask = resize(mask.to(black).clamp(0, 1), size, "bilinear", wrap)
     height, width = (cells * codec.factor for cells in black.shape[-2:])
-    padded = F.pad(mask, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
+    padded = F.pad(mask, (0, width - size[1], 0, height - size[0]), mode="replicate")
     return torch.lerp(black, white, codec.weights(padded))
 
 

@@ -27,10 +27,16 @@ def opened(path: Path) -> Iterator["InputContainer"]:
     """A clip to read; what FFmpeg says here or in the block becomes a :class:`UserError`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
+    with reading(path), pyav().open(str(path), container_options={"fflags": "+genpts"}) as container:
+        yield container
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What FFmpeg says in the block becomes a :class:`UserError` about the clip ``path``."""
     av = pyav()
     try:
-        with av.open(str(path), container_options={"fflags": "+genpts"}) as container:
-            yield container
+        yield
     except av.FFmpegError as error:
         raise UserError(f"{path} is damaged, or no clip ({reason(error)}); copy it again") from error
 

@@ -1,5 +1,6 @@
 """A clip's picture: what the file says of it, which frames it has, and those frames."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..errors import UserError
 from .av import opened, pyav
 from .colors import Colors, to_picture
+from .light import Light, light_of
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -39,6 +41,7 @@ class Clip:
         bits: of a sample.
         chroma: "420", "422" or "444": of how many pixels a colour is.
         colors: what the samples mean.
+        light: how bright they are meant to show, where the clip says so.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class Clip:
     bits: int
     chroma: str
     colors: Colors
+    light: Light
 
     def frames(self, stamps: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """The frames of some neighbouring stamps, each with its own: (1, 3, H, W) float32 in [0, 1], upright.
@@ -82,7 +86,7 @@ def read_clip(path: Path, start: float = 0.0, end: float | None = None, every: i
         raise UserError(f"every is {every}; use 1 for all frames, 2 for every second one, and so on")
     with opened(path) as container:
         stream = picture_of(container, path)
-        first = next(iter(container.decode(stream)), None)
+        first = next(_decodable(container, stream), None)
         if first is None or first.pts is None or stream.time_base is None:
             raise UserError(f"{path} is damaged: none of its frames can be decoded; copy it again")
         container.seek(min(first.pts, 0), stream=stream)
@@ -111,6 +115,7 @@ def read_clip(path: Path, start: float = 0.0, end: float | None = None, every: i
             max(part.bits for part in first.format.components),
             _chroma(first),
             Colors(tags.color_primaries, tags.color_trc, tags.colorspace, tags.color_range),
+            light_of(first),
         )
 
 
@@ -120,6 +125,8 @@ def picture_of(container: "InputContainer", path: Path) -> "VideoStream":
     moving = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not moving:
         raise UserError(f"{path} has no picture, only {_kinds(container) or 'nothing'}; give a clip")
+    if moving[0].codec_context is None:
+        raise UserError(f"{path} is in a codec that FFmpeg here does not know; convert it with another program")
     moving[0].thread_type = "AUTO"
     return moving[0]
 
@@ -131,15 +138,22 @@ def _kinds(container: "InputContainer") -> str:
 def _decoded(container: "InputContainer", stream: "VideoStream", stamp: int) -> Iterator["VideoFrame"]:
     """Frames from one at or before a stamp on; from the first, where the file's index leads past it."""
     container.seek(stamp, stream=stream)
-    frames = container.decode(stream)
+    frames = _decodable(container, stream)
     frame = next(frames, None)
     if frame is None or frame.pts is None or frame.pts > stamp:
         container.seek(0)
-        frames = container.decode(stream)
+        frames = _decodable(container, stream)
         frame = next(frames, None)
     if frame is not None:
         yield frame
         yield from frames
+
+
+def _decodable(container: "InputContainer", stream: "VideoStream") -> Iterator["VideoFrame"]:
+    """All frames from here on but those that are damaged, as players show them."""
+    for packet in container.demux(stream):
+        with contextlib.suppress(pyav().error.InvalidDataError):
+            yield from packet.decode()
 
 
 def _chroma(frame: "VideoFrame") -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import replacing
 from ..errors import UserError
-from .av import opened, pyav, writing
+from .av import opened, pyav, reading, writing
 from .clip import Clip
 from .encodings import KNOWN, Encoding
+from .light import TOLD, Light
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -22,16 +23,26 @@ log = logging.getLogger("flowmapsr")
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 OPTIONS = {"mp4": {"movflags": "+faststart"}, "mov": {"movflags": "+faststart"}}  # a page shows it while it loads
+SHAPED = (
+    ".mp4",
+    ".mov",
+)  # that say how wide a pixel is, whatever the codec; Matroska could, but PyAV does not have it so
 KEPT = ("audio", "subtitle")
 OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # titles that are none
 
 
 def check_holds(clip: Clip, encoding: Encoding, target: Path) -> None:
     """Raise :class:`UserError` if the file ``target`` cannot hold a clip's sound; say what else is lost."""
-    if clip.aspect != 1 and not KNOWN[encoding.name].aspect:
+    suffix = target.suffix.lower()
+    if clip.aspect != 1 and not KNOWN[encoding.name].aspect and suffix not in SHAPED:
         shape = f"{clip.aspect.numerator}:{clip.aspect.denominator}"
         keep = " and ".join(name for name, codec in KNOWN.items() if codec.aspect)
-        log.warning("%s has pixels of %s, which %s does not say; %s do", clip.path, shape, encoding.name, keep)
+        log.warning(
+            "%s has pixels of %s, which %s in %s does not say; %s do, as do %s",
+            clip.path, shape, encoding.name, suffix, keep, " and ".join(SHAPED),
+        )  # fmt: skip
+    if clip.light != Light() and encoding.encoder not in TOLD:
+        log.warning("%s says how bright it is to show, which is left out; h264, h265 and av1 keep it", clip.path)
     for kind, codec in not_held(clip, target.suffix):
         what = f"{target}: {target.suffix} does not hold {codec}"
         if kind == "audio":
@@ -44,7 +55,8 @@ def not_held(clip: Clip, suffix: str) -> list[tuple[str, str]]:
     format_ = FORMATS[suffix.lower()]
     with opened(clip.path) as source, pyav().open(io.BytesIO(), "w", format=format_) as made:
         streams = [stream for stream in source.streams if stream.type in KEPT and not _holds(made, stream)]
-        return [(stream.type, stream.codec_context.name) for stream in streams]
+        contexts = [(stream.type, stream.codec_context) for stream in streams]
+        return [(kind, context.name if context is not None else "a codec unknown here") for kind, context in contexts]
 
 
 def join(files: dict[Path, int], clip: Clip, encoding: Encoding, target: Path, comment: str) -> None:
@@ -62,10 +74,10 @@ def join(files: dict[Path, int], clip: Clip, encoding: Encoding, target: Path, c
     """
     av, format_ = pyav(), FORMATS[target.suffix.lower()]
     with (
-        writing(target),
-        replacing(target) as partial,
         opened(clip.path) as source,
         opened(next(iter(files))) as first,
+        writing(target),
+        replacing(target) as partial,
         av.open(str(partial), "w", format=format_, container_options=OPTIONS.get(format_, {})) as made,
     ):
         titles = {name: text for name, text in source.metadata.items() if name.lower() not in OF_THE_FILE}
@@ -73,6 +85,7 @@ def join(files: dict[Path, int], clip: Clip, encoding: Encoding, target: Path, c
         picture = made.add_stream_from_template(first.streams.video[0], opaque=True)
         if encoding.tag:
             picture.codec_context.codec_tag = encoding.tag
+        picture.codec_context.sample_aspect_ratio = clip.aspect
         kept = {stream: _added(made, stream) for stream in source.streams if _is_kept(made, stream)}
         begin = max(clip.span[0], 0) * clip.tick
         of_parts = _of_parts({file: stamp * clip.tick - begin for file, stamp in files.items()}, picture)
@@ -119,11 +132,12 @@ def _of_source(source: Any, kept: dict["Stream", "Stream"], clip: Clip, begin: F
     if not kept:
         return
     end = None if clip.span[1] is None else clip.span[1] * clip.tick
-    for packet in source.demux(*kept):
-        if _is_whole(packet):
-            time = packet.pts * packet.time_base
-            if (not begin or time >= begin) and (end is None or time < end):
-                yield _moved(packet, -begin, kept[packet.stream])
+    with reading(clip.path):
+        for packet in source.demux(*kept):
+            if _is_whole(packet):
+                time = packet.pts * packet.time_base
+                if (not begin or time >= begin) and (end is None or time < end):
+                    yield _moved(packet, -begin, kept[packet.stream])
 
 
 def _moved(packet: Any, seconds: Fraction, stream: "Stream") -> "Packet":

@@ -16,9 +16,12 @@ PIXEL_SIZE = "flowmapsr_size"  # in a LATENT: height and width of the image, whi
 def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
     """Colour (B, 3, H, W) of a ComfyUI image, and its alpha (B, 1, H, W) if it has one.
 
+    They are where ComfyUI keeps what is between nodes, and so is what is made of them, picture by picture: a batch does
+    not pile up on the device that computes.
+
     Raises :class:`UserError` if it has another number of channels.
     """
-    channels = image.movedim(-1, 1).float()
+    channels = image.movedim(-1, 1).to(management.intermediate_device(), torch.float32)
     if channels.shape[1] not in (3, 4):
         raise UserError(f"the image has {channels.shape[1]} channel(s); connect one with 3 (RGB) or 4 (RGB and alpha)")
     return channels[:, :3], channels[:, 3:] if channels.shape[1] == 4 else None
