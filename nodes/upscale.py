@@ -16,6 +16,8 @@ from .comfyui.schema import make_schema
 from .comfyui.upscale_models import ready
 from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
+BRIGHT = 1.25  # an image with values beyond this is one of light: resampling overshoots white by less
+
 
 class Upscale(io.ComfyNode):
     @classmethod
@@ -28,7 +30,7 @@ class Upscale(io.ComfyNode):
             description="Upscales photographs 1x to 8x: resize, sampling, colour correction. Every image of a batch.",
             search_aliases=["upscaler", "super resolution", "enlarge", "enhance", "restore photo"],
             inputs=[
-                io.Image.Input("image", tooltip="One image or a batch. Alpha is kept."),
+                io.Image.Input("image", tooltip="One image or a batch. Alpha is kept, and so are values far beyond 1."),
                 io.Float.Input(
                     "factor", default=4.0, min=1.0, max=MAX_SCALE, step=0.05, tooltip="Output side / input side."
                 ),
@@ -82,7 +84,7 @@ class Upscale(io.ComfyNode):
             warn_of_factor(managed, factor)
             result = upscale(
                 managed, fill_transparent(color, alpha, wrap), factor, look=look,
-                realism_mask=from_mask(realism_mask, color), seed=seed, wrap=wrap, host=ComfyHost(device),
-                progress=progress(),
+                realism_mask=from_mask(realism_mask, color), seed=seed, wrap=wrap, hdr=bool(color.amax() > BRIGHT),
+                host=ComfyHost(device), progress=progress(),
             )  # fmt: skip
         return io.NodeOutput(join_alpha(result, alpha, wrap))
