@@ -30,7 +30,7 @@ class Upscale(io.ComfyNode):
             description="Upscales photographs 1x to 8x: resize, sampling, colour correction. Every image of a batch.",
             search_aliases=["upscaler", "super resolution", "enlarge", "enhance", "restore photo"],
             inputs=[
-                io.Image.Input("image", tooltip="One image or a batch. Alpha is kept, and so are values far beyond 1."),
+                io.Image.Input("image", tooltip="One image or a batch. Alpha is kept."),
                 io.Float.Input(
                     "factor", default=4.0, min=1.0, max=MAX_SCALE, step=0.05, tooltip="Output side / input side."
                 ),

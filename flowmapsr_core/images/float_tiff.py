@@ -61,7 +61,10 @@ def read_float_tiff(path: Path) -> tuple[np.ndarray, bool]:
             raise UserError(f"{path}: {what}; pip install imagecodecs") from error
         raise UserError(f"{path} is damaged or truncated ({what}); copy it again") from error
     check(pages == 1, f"{path} holds {pages} pages or frames; save each as a file of its own")
-    check(samples.dtype.kind == "f", f"{path} has samples of {samples.dtype}; save it with 8 or 16 bits, or as floats")
+    check(
+        samples.dtype.kind == "f",
+        f"{path} is a TIFF of a kind that is not read; save it as RGB, of 8 or 16 bits or floats",
+    )
     samples = np.moveaxis(samples, 0, -1) if apart else samples.reshape(*samples.shape[:2], -1)
     check(samples.ndim == 3 and samples.shape[2] <= 4, f"{path} has more than 4 channels; save it as RGB or RGBA")
     return samples.astype(np.float32), samples.shape[2] in (2, 4) and ASSOCIATED in tuple(extra)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..atomic import replacing
 from ..errors import UserError
-from .exr import SUFFIX as EXR
 from .exr import COLORS, GRAY, finite, openexr, read_exr, uncovered, write_exr
+from .exr import SUFFIX as EXR
 from .float_tiff import info_of, is_float_tiff, read_float_tiff, tags
 from .light import display_of, light_of
 from .picture import Picture
