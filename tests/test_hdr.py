@@ -164,7 +164,9 @@ def test_tiff_of_floats(tmp_path, channels):
         samples[..., -1] = np.linspace(0.1, 1, 126).reshape(9, 14)  # what is invisible may change
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     kind = {"photometric": "rgb" if channels > 1 else "minisblack", "extrasamples": ["unassalpha"] * (channels == 4)}
-    tifffile.imwrite(tmp_path / "in.tif", samples.squeeze(), iccprofile=profile, resolution=(300, 300, 2), **kind)
+    tifffile.imwrite(
+        tmp_path / "in.tif", samples.squeeze(), iccprofile=profile, resolution=(300, 300), resolutionunit=2, **kind
+    )
     assert run("upscale", tmp_path / "in.tif", "--output", tmp_path / "out.tif", "--scale", 1, "--quiet") == 0
     made = tifffile.imread(tmp_path / "out.tif")
     assert made.dtype == np.float32
@@ -206,8 +208,8 @@ def test_bad_files_are_named_in_a_line(tmp_path, capfd):
     for name, message in {
         "parts.exr": "holds 2 parts; save each as a file of its own",
         "depth.exr": "has no channels R, G and B, or Y, but Z, diffuse.R",
-        "cut.exr": "is damaged or truncated; copy it again",
-        "none.exr": "is no EXR file, or damaged; copy it again",
+        "cut.exr": "damaged or truncated; copy it again",
+        "none.exr": "is no EXR file, damaged or truncated; copy it again",
         "empty.exr": "is empty; copy it again",
         "missing.exr": "no such file; check the path",
         "whole.tif": "is a TIFF of a kind that is not read; save it as RGB, of 8 or 16 bits or floats",

@@ -115,7 +115,7 @@ def write_exr(picture: Picture, file: Path, path: Path) -> None:
 
 def exr_about(path: Path) -> tuple[tuple[int, int], str | None]:
     """Size (height, width) of an EXR file, and the record in it; errors as from :func:`read_exr`."""
-    header = _part(path, header_only=True).header
+    header = _part(path).header  # older versions of the library give no header without the pixels
     (left, top), (right, bottom) = header["dataWindow"]
     return (int(bottom - top + 1), int(right - left + 1)), header.get(RECORD)
 
@@ -140,15 +140,15 @@ def finite(samples: np.ndarray, path: Path) -> np.ndarray:
     return samples
 
 
-def _part(path: Path, header_only: bool = False) -> Any:
-    """The only part of a file, with its channels apart, or none of them."""
+def _part(path: Path) -> Any:
+    """The only part of a file, with its channels apart."""
     module = openexr()
     try:
         with silent():
-            file = module.File(str(path), separate_channels=True, header_only=header_only)
+            file = module.File(str(path), separate_channels=True)
             parts = file.parts
     except Exception as error:  # of several kinds, whatever a damaged file makes the library stumble over
-        raise UserError(f"{path} is no EXR file, or damaged; copy it again") from error
+        raise UserError(f"{path} is no EXR file, damaged or truncated; copy it again") from error
     check(len(parts) > 0, f"{path} is damaged or truncated; copy it again")
     check(len(parts) == 1, f"{path} holds {len(parts)} parts; save each as a file of its own")
     kind = parts[0].header.get("type")
