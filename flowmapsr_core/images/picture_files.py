@@ -31,7 +31,7 @@ from .sixteen_bit import EXIF_IFD, ICC_TAG, XMP_TAG, read_sixteen_bit, write_png
 log = logging.getLogger("flowmapsr")
 
 READABLE = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}  # by Pillow
-PICTURES = READABLE | {EXR}
+PICTURES = READABLE | {EXR}  # all that read_picture takes
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 WRITABLE[EXR] = "EXR"
 DEEPEST = {"PNG": 16, "TIFF": 32, "EXR": 32}  # bits per sample, of others 8; 32 are light in floating point
