@@ -16,6 +16,8 @@ from .comfyui.schema import make_schema
 from .comfyui.upscale_models import ready
 from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
+BRIGHT = 1.25  # an image with values beyond this is one of light: resampling overshoots white by less
+
 
 class Upscale(io.ComfyNode):
     @classmethod
@@ -82,7 +84,7 @@ class Upscale(io.ComfyNode):
             warn_of_factor(managed, factor)
             result = upscale(
                 managed, fill_transparent(color, alpha, wrap), factor, look=look,
-                realism_mask=from_mask(realism_mask, color), seed=seed, wrap=wrap, host=ComfyHost(device),
-                progress=progress(),
+                realism_mask=from_mask(realism_mask, color), seed=seed, wrap=wrap, hdr=bool(color.amax() > BRIGHT),
+                host=ComfyHost(device), progress=progress(),
             )  # fmt: skip
         return io.NodeOutput(join_alpha(result, alpha, wrap))

@@ -156,3 +156,18 @@ def test_a_faithful_picture_has_an_empty_map(nodes, photo):
     shown, heat, score = nodes.invention_map.InventionMap.execute(image, source, "faithful").args
     assert shown.max() == score == 0
     assert torch.equal(heat[..., 0], heat[..., 1])
+
+
+def test_values_beyond_white_go_through_the_node(nodes, photo):
+    from flowmapsr.flowmapsr_core import load_model, upscale
+
+    def result(image):
+        return nodes.upscale.Upscale.execute(image.movedim(1, -1), 2.0, "balanced").args[0].movedim(-1, 1)
+
+    model, image = load_model("built-in"), photo[..., :24, :32].clone()
+    image[..., 0, 0] = 1.2  # as resampling overshoots
+    assert torch.equal(result(image), upscale(model, image, scale=2))
+    image[..., 4:20, 4:20] = 8
+    kept = result(image)
+    assert torch.equal(kept, upscale(model, image, scale=2, hdr=True))
+    assert kept[..., 16:32, 16:32].mean().item() == pytest.approx(8, rel=0.01)

@@ -243,7 +243,7 @@ def test_metadata_that_a_format_cannot_hold_is_left_out(tmp_path, caplog):
 
 
 def test_an_image_of_32_bits_is_called_that(tmp_path):
-    Image.new("F", (9, 14)).save(tmp_path / "deep.tif")
+    Image.new("I", (9, 14)).save(tmp_path / "deep.tif")
     with pytest.raises(UserError, match=r"deep\.tif has 32 bits per sample; save it with 8 or 16$"):
         read_picture(tmp_path / "deep.tif")
 

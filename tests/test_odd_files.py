@@ -20,7 +20,7 @@ MODES = {
 }
 if features.check("avif"):
     MODES["avif"] = ("RGB", "RGBA")
-DEEP = {"I", "F"}  # 32 bits in a TIFF are refused
+DEEP = {"I", "F"}  # 32 bits in a TIFF, of which whole numbers are refused
 COMPRESSIONS = ("tiff_lzw", "tiff_adobe_deflate", "packbits")
 MAKE, ORIENTATION, EXIF_IFD, EXPOSURE = 0x010F, 0x0112, 0x8769, 0x829A
 
@@ -81,7 +81,7 @@ def odd_files(folder, count, seed=0):
         path = folder / f"{number:05} {mode.replace(';', ' ')}.{dice.choice([suffix, suffix.upper()])}"
         if dice.random() < 0.75:
             data = spoil(dice, data)
-        elif min(size) >= 4 and not (suffix == "tif" and mode in DEEP):
+        elif min(size) >= 4 and not (suffix == "tif" and mode == "I"):
             sound[path.name] = size
         path.write_bytes(data)
     return sound

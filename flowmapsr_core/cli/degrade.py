@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, check
 from ..images import degradation
 from ..images.alpha import fill_transparent
 from ..images.picture_files import read_picture, write_picture
@@ -33,6 +33,7 @@ def run(options: Namespace) -> int:
 def _degrade(options: Namespace, job: Job, progress: Callable[[int, int], None]) -> None:
     """One image; each begins with the seed, so that it does not matter which others there are."""
     picture = read_picture(job.source)
+    check(picture.bits < 32, f"{job.source} has 32 bits per sample, and pictures are spoiled with 8; save it as PNG")
     stages = degradation.preset(options.preset)
     generator = torch.Generator().manual_seed(options.seed)
     visible = fill_transparent(picture.color, picture.alpha)

@@ -13,7 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..atomic import ABANDONED, remove_partials
 from ..errors import UserError
-from ..images.picture_files import READABLE, WRITABLE, check_place, check_writable
+from ..images.picture_files import PICTURES, READABLE, WRITABLE, check_place, check_writable
 from ..upscaling.memory import is_out_of_memory
 from ..video.clip import READABLE as CLIPS
 from ..video.encodings import WRITABLE as WRITABLE_CLIPS
@@ -52,7 +52,7 @@ def plan_jobs(inputs: list[Path], output: Path, maps: Path | None = None, clips:
     Raises :class:`UserError` if nothing is to be done, two results would get the same name, or one an input's.
     """
     folders = [output] if maps is None else [output, maps]
-    readable = READABLE | CLIPS if clips else READABLE
+    readable = PICTURES | CLIPS if clips else READABLE
     if len(inputs) == 1 and not inputs[0].is_dir() and output.suffix and not output.is_dir():
         jobs = [Job(inputs[0], output, () if maps is None else _with_heat(maps))]
         _check_output(output, clips and jobs[0].is_clip)

@@ -9,14 +9,14 @@ from typing import Any
 from ..errors import UserError
 from ..files.checkpoint import describe
 from ..files.sources import find_model
-from ..images.picture_files import READABLE, opened
-from ..images.record import in_pixels, read_record
+from ..images.picture_files import PICTURES
+from ..images.record import in_pixels, read_about
 from ..upscaling.remake import remake_command
 
 
 def run(options: Namespace) -> int:
     """Print a description, a line for each key or as JSON."""
-    is_picture = options.file.suffix.lower() in READABLE and options.file.is_file()
+    is_picture = options.file.suffix.lower() in PICTURES and options.file.is_file()
     description = describe_picture(options.file) if is_picture else describe(find_model(options.file))
     if options.json:
         print(json.dumps(description, indent=2))
@@ -31,9 +31,8 @@ def describe_picture(path: Path) -> dict[str, Any]:
 
     In place of that, ``no_command`` says why there is none. Raises :class:`UserError` if the file is no image.
     """
-    with opened(path, str(path)) as image:
-        description = {"file": str(path), "kind": "picture", "size": in_pixels((image.height, image.width))}
-    record = read_record(path)
+    size, record = read_about(path)
+    description = {"file": str(path), "kind": "picture", "size": in_pixels(size)}
     if record is None:
         return {**description, "no_command": "the picture does not say that FlowMapSR made it"}
     try:

@@ -167,7 +167,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 def _add_files(parser: argparse.ArgumentParser, clips: bool = False) -> None:
     add = parser.add_argument
-    also, formats = (", clips", ", .mp4, .mov, .mkv, .webm") if clips else ("", "")
+    also, formats = (", clips", ", .exr, .mp4, .mov, .mkv, .webm") if clips else ("", "")
     add("input", type=Path, nargs="+", metavar="INPUT", help=f"image files{also}, or folders of them")
     add("--output", type=Path, required=True, metavar="PATH",
         help=f"file (.png, .jpg, .webp, .tif{formats}), or a folder for several")  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, check
 from ..files.checkpoint import load_model
 from ..files.lora import merge_loras, pair_scales
 from ..files.prompts import set_prompt
@@ -21,6 +21,7 @@ from ..images.alpha import fill_transparent
 from ..images.color import check_color
 from ..images.heat import heat_picture
 from ..images.picture_files import Picture, check_fits, read_picture, write_picture
+from ..images.planes import resize_plane
 from ..images.record import Record, in_pixels, with_record
 from ..images.resize import resize, resize_alpha
 from ..method.looks import DEFAULT_LORA_SCALE, find_look
@@ -133,6 +134,8 @@ def _upscale(
 ) -> None:
     picture = read_picture(job.source)
     source = fill_transparent(picture.color, picture.alpha, options.wrap)
+    hdr = picture.bits == 32
+    check(not (hdr and options.auto), f"{job.source} holds light, whose detail --auto cannot find; leave it out")
     before, found = _size(source), find_detail(source) if options.auto else None
     size = _wanted(options, source, found)
     for file in job.made:
@@ -149,22 +152,25 @@ def _upscale(
     turns = in_turn(lambda done, total, preview: progress(done, total), runs)
 
     def make(**changes: Any) -> Tensor:
-        return _paint(model, options, mask, source, size, progress=next(turns), **changes)
+        return _paint(model, options, mask, source, size, progress=next(turns), hdr=hdr, **changes)
 
     color = make()
     record["to"] = in_pixels(size)
     if job.maps:
-        invented = map_invention(make, model.method, color, source, options.seed, options.wrap)
+        shown = (color.clamp(0, 1), source.clamp(0, 1)) if hdr else (color, source)
+        again = (lambda **changes: make(**changes).clamp(0, 1)) if hdr else make
+        invented = map_invention(again, model.method, *shown, options.seed, options.wrap)
         record["invention"] = round(invented.mean().item(), 4)
         about = with_record({}, record)
-        gray, heat = Picture(invented.expand_as(color), gray=True), Picture(heat_picture(color, invented))
+        gray, heat = Picture(invented.expand_as(color), gray=True), Picture(heat_picture(shown[0], invented))
         for made, file in zip((gray, heat), job.maps, strict=True):
             write_picture(replace(made, metadata=about), file)
     if picture.gray:
         color = color.mean(dim=1, keepdim=True).expand_as(color)
     alpha = None if picture.alpha is None else resize_alpha(picture.alpha, color, options.wrap)
     metadata = with_record(picture.metadata, record)
-    write_picture(replace(picture, color=color, alpha=alpha, metadata=metadata), job.target)
+    planes = {name: resize_plane(name, plane, color, options.wrap) for name, plane in picture.planes.items()}
+    write_picture(replace(picture, color=color, alpha=alpha, metadata=metadata, planes=planes), job.target)
 
 
 def _wanted(options: Namespace, image: Tensor, found: Detail | None = None) -> tuple[int, int]:

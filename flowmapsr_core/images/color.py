@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from .light import display_of, light_of
 from .resize import resize
 from .wrap import surround
 
@@ -133,9 +134,7 @@ def check_color(method: str, strength: float) -> None:
 
 def rgb_to_lab(image: Tensor) -> Tensor:
     """sRGB (B, 3, H, W) to CIELAB with white D65; values outside [0, 1] follow the curves' ends."""
-    line = image <= 0.04045
-    linear = torch.where(line, image / 12.92, ((image.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
-    xyz = _mix(linear, _TO_XYZ)
+    xyz = _mix(light_of(image), _TO_XYZ)
     root = torch.where(xyz <= _KNEE**3, xyz / (3 * _KNEE**2) + 4 / 29, xyz.clamp_min(_KNEE**3) ** (1 / 3))
     return _mix(root, _TO_LAB) - image.new_tensor([16, 0, 0]).reshape(3, 1, 1)
 
@@ -144,8 +143,7 @@ def lab_to_rgb(image: Tensor) -> Tensor:
     """Inverse of :func:`rgb_to_lab`."""
     root = _mix(image + image.new_tensor([16, 0, 0]).reshape(3, 1, 1), torch.linalg.inv(_TO_LAB))
     xyz = torch.where(root <= _KNEE, 3 * _KNEE**2 * (root - 4 / 29), root**3)
-    linear = _mix(xyz, torch.linalg.inv(_TO_XYZ))
-    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+    return display_of(_mix(xyz, torch.linalg.inv(_TO_XYZ)))
 
 
 def gaussian_blur(image: Tensor, sigma: float, wrap: str = "") -> Tensor:

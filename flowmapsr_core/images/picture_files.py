@@ -1,6 +1,7 @@
 """Image files in and out, with everything about them that upscaling should keep.
 
-Pillow does the work, but for 16 bits and TIFF: see :mod:`.sixteen_bit`.
+Pillow does the work, but for 16 bits and TIFF, see :mod:`.sixteen_bit`, and for light in floating point, see
+:mod:`.exr` and :mod:`.float_tiff`.
 """
 
 import contextlib
@@ -8,8 +9,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,13 +21,20 @@ from torch import Tensor
 
 from ..atomic import replacing
 from ..errors import UserError
+from .exr import COLORS, GRAY, finite, openexr, read_exr, uncovered, write_exr
+from .exr import SUFFIX as EXR
+from .float_tiff import info_of, is_float_tiff, read_float_tiff, tags
+from .light import display_of, light_of
+from .picture import Picture
 from .sixteen_bit import EXIF_IFD, ICC_TAG, XMP_TAG, read_sixteen_bit, write_png, write_tiff
 
 log = logging.getLogger("flowmapsr")
 
-READABLE = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
+READABLE = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}  # by Pillow
+PICTURES = READABLE | {EXR}  # all that read_picture takes
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-SIXTEEN_BIT = {"PNG", "TIFF"}
+WRITABLE[EXR] = "EXR"
+DEEPEST = {"PNG": 16, "TIFF": 32, "EXR": 32}  # bits per sample, of others 8; 32 are light in floating point
 LONGEST_SIDE = {"WEBP": 16383, "JPEG": 65500}
 TIFF_BYTES = 2**32 - 2**24  # its offsets have 32 bits; some room is left for metadata
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -36,6 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"method": 4},
 }
 QUALITY = 95
+DEEP = "{} has 32 bits per sample; save it with 8 or 16"
 LACK_OF_MEMORY = ("out of memory", "decoder error -9", "can't allocate memory")  # as Pillow, libtiff and torch say it
 ORIENTATION = 0x0112
 # EXIF that describes how this file stores its pixels (orientation included: they are upright from here on)
@@ -47,28 +55,10 @@ LAYOUT_TAGS |= {*TEXT_TAGS}
 PIXEL_SIZE_TAGS = (0xA002, 0xA003)
 
 
-@dataclass
-class Picture:
-    """An image file's content.
-
-    Attributes:
-        color: (1, 3, H, W) float32 in [0, 1], upright.
-        alpha: (1, 1, H, W) float32 in [0, 1], or None.
-        gray: the file had no colour.
-        bits: 8 or 16 per sample.
-        metadata: what Pillow's ``save`` takes: ICC profile, EXIF (orientation reset), resolution, XMP. To be written
-            also ``text``, texts by keyword as ComfyUI's page finds them: in PNG, in the EXIF of WebP, and nowhere else.
-    """
-
-    color: Tensor
-    alpha: Tensor | None = None
-    gray: bool = False
-    bits: int = 8
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-
 def read_picture(path: Path) -> Picture:
     """Read an image; :class:`UserError` in one line if it is missing, empty, damaged, no image, or more than one."""
+    if (picture := _of_light(path)) is not None:
+        return picture
     with _existing(path) as image:
         if (count := count_frames(image)) > 1:
             raise UserError(f"{path} holds {count} pages or frames; save each as a file of its own")
@@ -77,6 +67,8 @@ def read_picture(path: Path) -> Picture:
 
 def read_frames(path: Path) -> list[Picture]:
     """Read all pages or frames of an image; :class:`UserError` as from :func:`read_picture`."""
+    if (picture := _of_light(path)) is not None:
+        return [picture]
     with _existing(path) as image:
         return [_frame(image, path, index) for index in range(count_frames(image))]
 
@@ -88,24 +80,50 @@ def count_frames(image: Image.Image) -> int:
 
 @contextlib.contextmanager
 def _existing(path: Path) -> Iterator[Image.Image]:
+    _check_there(path)
+    with opened(path, str(path)) as image:
+        yield image
+
+
+def _check_there(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; copy it again")
-    with opened(path, str(path)) as image:
-        yield image
+
+
+def _of_light(path: Path) -> Picture | None:
+    """An image of one of the kinds that Pillow does not know."""
+    _check_there(path)
+    if path.suffix.lower() == EXR:
+        return read_exr(path)
+    if not is_float_tiff(path):
+        return None
+    samples, multiplied = read_float_tiff(path)
+    with tags(path) as exif:
+        metadata = info_of(exif) | _exif(lambda: exif, path)
+        samples = upright(samples, exif.get(ORIENTATION, 1))
+    return _picture(finite(samples, path), metadata, multiplied)
 
 
 def _frame(image: Image.Image, path: Path, index: int) -> Picture:
     image.seek(index)
     samples = _upright_samples(image, path, str(path), index)
     metadata = _metadata(image, path)  # afterwards, as some of it stands at the end of a file
-    bits = 16 if samples.dtype == np.uint16 else 8
-    samples = torch.from_numpy(samples.astype(np.float32) / (2**bits - 1)).permute(2, 0, 1)[None].contiguous()
-    gray, has_alpha = samples.shape[1] < 3, samples.shape[1] in (2, 4)
-    alpha = samples[:, -1:] if has_alpha else None
-    color = samples[:, :1].expand(-1, 3, -1, -1) if gray else samples[:, :3]
-    return Picture(color.contiguous(), alpha, gray, bits, metadata)
+    return _picture(finite(samples, path) if samples.dtype.kind == "f" else samples, metadata)
+
+
+def _picture(samples: np.ndarray, metadata: dict[str, Any], multiplied: bool = False) -> Picture:
+    """A picture of samples (H, W, 1 to 4): uint8, uint16, or float32 in light, perhaps multiplied by alpha."""
+    bits = 8 * samples.itemsize
+    whole = 1 if bits == 32 else 2**bits - 1
+    planes = torch.from_numpy(samples.astype(np.float32) / whole).permute(2, 0, 1)[None].contiguous()
+    gray, has_alpha = planes.shape[1] < 3, planes.shape[1] in (2, 4)
+    alpha = planes[:, -1:] if has_alpha else None
+    color = planes[:, :1].expand(-1, 3, -1, -1) if gray else planes[:, :3]
+    if alpha is not None and multiplied:
+        color, _ = uncovered(color, alpha)
+    return Picture((display_of(color) if bits == 32 else color).contiguous(), alpha, gray, bits, metadata)
 
 
 def read_rgb(source: IO[bytes], name: str) -> np.ndarray:
@@ -115,17 +133,21 @@ def read_rgb(source: IO[bytes], name: str) -> np.ndarray:
     """
     with opened(source, name) as image:
         samples = _upright_samples(image, source, name, 0)
+    if samples.dtype == np.float32:
+        raise UserError(DEEP.format(name))
     if samples.dtype == np.uint16:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return samples[:, :, [0, 0, 0]] if samples.shape[2] < 3 else samples[:, :, :3]
 
 
 def _upright_samples(image: Image.Image, source: Path | IO[bytes], name: str, index: int) -> np.ndarray:
-    """Samples (H, W, 1 to 4), uint8 or uint16, of page ``index``, at which ``image`` is."""
+    """Samples (H, W, 1 to 4), uint8, uint16 or float32, of page ``index``, at which ``image`` is."""
     image.load()
     orientation = orientation_of(image)
-    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise UserError(f"{name} has 32 bits per sample; save it with 8 or 16")
+    if image.mode == "I" and image.format == "TIFF":
+        raise UserError(DEEP.format(name))
+    if image.mode == "F":
+        return upright(np.asarray(image)[:, :, None], orientation)
     samples = read_sixteen_bit(source, index)
     return upright(_eight_bit(image) if samples is None else samples, orientation)
 
@@ -165,31 +187,51 @@ def opened(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
 def write_picture(picture: Picture, path: Path, quality: int = QUALITY) -> None:
     """Write an image in the format of its extension, under a temporary name first.
 
-    16 bits are kept in PNG and TIFF, alpha in all but JPEG (there it is laid over white), gray stays gray. Metadata
-    that the format cannot hold is left out, with a warning in the log. ``quality`` is that of JPEG and WebP, 1 to 100.
+    16 bits are kept in PNG and TIFF, light in EXR and TIFF (others get it as a screen shows it), alpha in all but JPEG
+    (there it is laid over white), gray stays gray. Metadata that the format cannot hold is left out, with a warning in
+    the log, and so is what is brighter than white. ``quality`` is that of JPEG and WebP, 1 to 100.
     Raises :class:`UserError` if the extension is unknown, the format cannot hold so large a picture, or the file cannot
     be written.
     """
     file_format = check_writable(path)
     check_fits(picture, (picture.color.shape[-2], picture.color.shape[-1]), path)
-    color = picture.color[:, :1] if picture.gray else picture.color
-    alpha = picture.alpha
-    if alpha is not None and file_format == "JPEG":
-        color, alpha = color * alpha + 1 - alpha, None
-    bits = picture.bits if file_format in SIXTEEN_BIT else 8
-    samples = _quantise(color if alpha is None else torch.cat([color, alpha], dim=1), bits)
-    metadata = _holdable(picture.metadata, samples[:1, :1], path, file_format)
     try:
-        with replacing(path) as partial, partial.open("wb") as file:
-            _encode(samples, file, file_format, metadata, quality)
+        with replacing(path) as partial:
+            if file_format == "EXR":
+                write_exr(picture, partial, path)
+            else:
+                _write_samples(picture, partial, path, file_format, quality)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another output") from error
+
+
+def _write_samples(picture: Picture, partial: Path, path: Path, file_format: str, quality: int) -> None:
+    """Write what is to become ``path`` as ``partial``."""
+    color = picture.color[:, :1] if picture.gray else picture.color
+    alpha, metadata = picture.alpha, picture.metadata
+    if others := [name for name in picture.planes if name not in (*COLORS, *GRAY)]:
+        log.warning("%s: %s has no place for channels %s, left out", path, file_format, ", ".join(others))
+    bits = min(picture.bits, DEEPEST.get(file_format, 8))
+    if picture.bits == 32 and bits < 32:
+        metadata = {key: value for key, value in metadata.items() if key != "icc_profile"}  # it describes light
+        if color.amax() > 1:
+            log.warning("%s: %s holds nothing brighter than white, as .exr and .tif would", path, file_format)
+    if alpha is not None and file_format == "JPEG":
+        color, alpha = color * alpha + 1 - alpha, None
+    if bits == 32:
+        color = light_of(color)
+    samples = _stored(color if alpha is None else torch.cat([color, alpha], dim=1), bits)
+    metadata = _holdable(metadata, samples[:1, :1], path, file_format)
+    with partial.open("wb") as file:
+        _encode(samples, file, file_format, metadata, quality)
 
 
 def check_writable(path: Path) -> str:
     """Pillow's name of the format that ``path`` asks for; :class:`UserError` if it cannot be written there."""
     if path.suffix.lower() not in WRITABLE:
         raise UserError(f"{path}: cannot write '{path.suffix}'; end the name in {', '.join(WRITABLE)}")
+    if path.suffix.lower() == EXR:
+        openexr()  # said before there is anything to write
     check_place(path)
     return WRITABLE[path.suffix.lower()]
 
@@ -245,17 +287,22 @@ def _metadata(image: Image.Image, path: Path) -> dict[str, Any]:
             metadata[key] = image.info[key]
     if image.mode == "CMYK":
         metadata.pop("icc_profile", None)  # it describes inks, and the output is RGB
+    return metadata | _exif(image.getexif, path)
+
+
+def _exif(read: Callable[[], Image.Exif], path: Path) -> dict[str, Any]:
+    """EXIF without what describes the file that was, as metadata."""
     try:
-        exif = image.getexif()
+        exif = read()
         for tag in LAYOUT_TAGS & exif.keys():
             del exif[tag]
         for tag in PIXEL_SIZE_TAGS:
             exif.get_ifd(EXIF_IFD).pop(tag, None)
         if len(exif):
-            metadata["exif"] = exif.tobytes()
+            return {"exif": exif.tobytes()}
     except Exception as error:  # entries are decoded one by one, each with errors of its own
         log.warning("%s: its EXIF is damaged (%s) and is left out", path, _reason(error))
-    return metadata
+    return {}
 
 
 def _holdable(metadata: dict[str, Any], pixel: np.ndarray, path: Path, file_format: str) -> dict[str, Any]:
@@ -274,7 +321,7 @@ def _holdable(metadata: dict[str, Any], pixel: np.ndarray, path: Path, file_form
 def _encode(
     samples: np.ndarray, file: IO[bytes], file_format: str, metadata: dict[str, Any], quality: int = QUALITY
 ) -> None:
-    """Write samples (H, W, C), uint8 or uint16, as a whole file."""
+    """Write samples (H, W, C), uint8, uint16 or float32, as a whole file."""
     if file_format == "TIFF":
         write_tiff(samples, file, metadata)
     elif samples.dtype == np.uint16:
@@ -308,8 +355,10 @@ def _save_arguments(metadata: dict[str, Any], file_format: str) -> dict[str, Any
     return arguments
 
 
-def _quantise(samples: Tensor, bits: int) -> np.ndarray:
-    """(1, C, H, W) in [0, 1] to (H, W, C) whole numbers, a channel at a time to spare memory."""
+def _stored(samples: Tensor, bits: int) -> np.ndarray:
+    """(1, C, H, W) to (H, W, C): float32, or whole numbers of [0, 1], a channel at a time to spare memory."""
+    if bits == 32:
+        return np.ascontiguousarray(samples[0].permute(1, 2, 0).cpu().numpy())
     kind = np.uint16 if bits == 16 else np.uint8
     planes = [(plane.clamp(0, 1) * (2**bits - 1)).round().cpu().numpy().astype(kind) for plane in samples[0]]
     return np.stack(planes, axis=2)

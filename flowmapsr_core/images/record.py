@@ -12,11 +12,13 @@ from typing import Any
 
 from PIL import Image
 
+from .exr import PROCESSING_SOFTWARE, exr_about
+from .exr import SUFFIX as EXR
+from .float_tiff import is_float_tiff, tags
 from .picture_files import opened
 
 log = logging.getLogger("flowmapsr")
 
-PROCESSING_SOFTWARE = 0x000B
 PROGRAM = "FlowMapSR "  # ahead of the JSON: other programs show the entry as a name
 LONGEST = 65533  # bytes of EXIF that a JPEG holds
 
@@ -43,10 +45,29 @@ def with_record(metadata: dict[str, Any], record: Record) -> dict[str, Any]:
     return {**metadata, "exif": exif}
 
 
+def read_about(path: Path) -> tuple[tuple[int, int], Record | None]:
+    """Size (height, width) of an image file, and the record in it; None if FlowMapSR has written none.
+
+    Errors as from :func:`.picture_files.read_picture`.
+    """
+    if path.suffix.lower() == EXR:
+        size, text = exr_about(path)
+    elif is_float_tiff(path):
+        with tags(path) as entries:
+            size = (entries.get(257, 0), entries.get(256, 0))
+            text = entries.get(PROCESSING_SOFTWARE)
+    else:
+        with opened(path, str(path)) as image:
+            size, text = (image.height, image.width), image.getexif().get(PROCESSING_SOFTWARE)
+    return size, _parsed(text)
+
+
 def read_record(path: Path) -> Record | None:
-    """The record in an image file; None if FlowMapSR has written none. Errors as from :func:`.picture_files.opened`."""
-    with opened(path, str(path)) as image:
-        text = image.getexif().get(PROCESSING_SOFTWARE)
+    """The record in an image file, see :func:`read_about`."""
+    return read_about(path)[1]
+
+
+def _parsed(text: object) -> Record | None:
     if not isinstance(text, str) or not text.startswith(PROGRAM):
         return None
     try:

@@ -75,5 +75,7 @@ def resize_alpha(alpha: Tensor, like: Tensor, wrap: str = "") -> Tensor:
 
     Rounded to 16 bits: opaque has to stay exactly 1, since programs that cut off would make it 254 of 255.
     """
+    if alpha.shape[-2:] == like.shape[-2:]:
+        return alpha
     resized = resize(alpha, (like.shape[-2], like.shape[-1]), wrap=wrap).clamp(0, 1)
     return (resized * 65535).round() / 65535

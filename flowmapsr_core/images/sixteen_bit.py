@@ -95,7 +95,7 @@ def write_png(samples: np.ndarray, file: IO[bytes], metadata: dict[str, Any]) ->
 
 
 def write_tiff(samples: np.ndarray, file: IO[bytes], metadata: dict[str, Any]) -> None:
-    """Write samples (H, W, 1 to 4), uint8 or uint16, as TIFF 6.0, one deflated strip; ``metadata`` as above.
+    """Write samples (H, W, 1 to 4), uint8, uint16 or float32, as TIFF 6.0, one deflated strip; ``metadata`` as above.
 
     Gray with alpha becomes RGBA, because Pillow reads no 16-bit TIFF of that kind.
     """
@@ -120,6 +120,8 @@ def write_tiff(samples: np.ndarray, file: IO[bytes], metadata: dict[str, Any]) -
     ifd[TiffImagePlugin.ROWSPERSTRIP] = height
     ifd[TiffImagePlugin.STRIPOFFSETS], ifd[TiffImagePlugin.STRIPBYTECOUNTS] = 0, len(data)
     ifd[TiffImagePlugin.PLANAR_CONFIGURATION] = 1
+    if samples.dtype.kind == "f":
+        ifd[TiffImagePlugin.SAMPLEFORMAT] = (3,) * channels  # IEEE floating point
     if channels == 4:
         ifd[TiffImagePlugin.EXTRASAMPLES] = 2  # unassociated alpha
     if "dpi" in metadata:

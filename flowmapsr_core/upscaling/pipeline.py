@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..images.batch import batch_of
 from ..images.color import check_color, match_color
+from ..images.light import paint_light
 from ..images.resize import resize
 from ..images.wrap import check_wrap, surround, without
 from ..method.looks import DEFAULT_LOOK, Look, find_look
@@ -47,6 +48,7 @@ def upscale(
     color_strength: float = 1.0,
     tile: int | None = None,
     wrap: str = "",
+    hdr: bool = False,
     host: Host | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -72,12 +74,14 @@ def upscale(
             network but a ``UNet`` the result is the same for any value.
         wrap: ``x`` if left and right edge meet, as in a panorama, ``y`` if top and bottom do, ``xy`` if both do: there
             the result has no seam. See :mod:`..images.wrap`.
+        hdr: values beyond [0, 1] are kept, and every pixel's amount of light, so that at factor 1 nothing changes. See
+            :func:`..images.light.paint_light`.
         host: the machine that does the work; default the device of the weights, as torch sees it.
         progress: called as ``progress(done, total, preview)`` after every tile; ``preview()`` gives the picture as it
             stands, (1, 3, h, w) in [0, 1], small. Raise from it to cancel.
 
     Returns:
-        (B, 3, round(scale * H), round(scale * W)) float32 in [0, 1], on the image's device.
+        (B, 3, round(scale * H), round(scale * W)) float32 in [0, 1] but for ``hdr``, on the image's device.
 
     Raises:
         UserError: an argument is out of its range, the image is smaller than 4 px, or the mask does not fit it.
@@ -95,7 +99,7 @@ def upscale(
     if log.isEnabledFor(logging.INFO):  # counting operations takes a moment
         log.info("%s", describe(plan, model, settings.steps))
 
-    def work(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
+    def paint(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
         lr, runs = lr.to(plan.store), runs_for(model.method, settings, mask)
         meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=2), lr)
         x1 = encode(model, resize(lr, painted, model.resampling, wrap).clamp(0, 1), meter, plan)
@@ -105,6 +109,11 @@ def upscale(
         del x0
         matched = match_color(sr, lr, color, color_strength, wrap).clamp_(0, 1)
         return matched if painted == size else resize(matched, size, wrap=wrap).clamp_(0, 1)
+
+    def work(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
+        if not hdr:
+            return paint(lr, mask, meter, plan)
+        return paint_light(lambda squeezed: paint(squeezed, mask, meter, plan), lr, wrap)
 
     return each(work, image, realism_mask, model, plan, host, progress)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..codecs import Codec
 from ..errors import UserError
+from ..images.light import light_of
 from ..images.picture_files import read_picture
 from ..images.resize import resize
 from ..method.looks import Look
@@ -28,7 +29,8 @@ def read_mask(path: Path) -> Tensor:
     Raises :class:`UserError` if there is no image.
     """
     picture = read_picture(path)
-    brightness = picture.color.mean(dim=1, keepdim=True)
+    values = light_of(picture.color).clamp(0, 1) if picture.bits == 32 else picture.color  # as the file has them
+    brightness = values.mean(dim=1, keepdim=True)
     return brightness if picture.alpha is None else brightness * picture.alpha
 
 
