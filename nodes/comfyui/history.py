@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-from PIL import Image
 
 from ...flowmapsr_core import Model
 from ...flowmapsr_core.files.checkpoint import BUILT_IN, load_shapes
+from ...flowmapsr_core.images.picture_files import opened
 from ...flowmapsr_core.images.record import Record
 from ...flowmapsr_core.method.looks import Look, find_look
 from ...flowmapsr_core.upscaling.host import find_dtype
@@ -177,9 +177,11 @@ def _masks(prompt: Prompt, link: Any) -> bool:
         return False
     inverted = prompt.get(link[0], {})
     loader = prompt.get(inverted.get("inputs", {}).get("mask", [""])[0], {})
-    if (inverted.get("class_type"), loader.get("class_type")) != ("InvertMask", "LoadImage"):
+    name = _value(prompt, loader.get("inputs", {}).get("image"))
+    kinds = inverted.get("class_type"), loader.get("class_type")
+    if kinds != ("InvertMask", "LoadImage") or not isinstance(name, str):
         return True
-    with Image.open(folder_paths.get_annotated_filepath(loader["inputs"]["image"])) as image:
+    with opened(Path(folder_paths.get_annotated_filepath(name)), name) as image:
         return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < OPAQUE
 
 
