@@ -1,4 +1,6 @@
-"""The one exception that speaks to users."""
+"""The exceptions that speak to users."""
+
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -7,6 +9,13 @@ class UserError(ValueError):
     The message is one line: what was wrong, where, and what to do. The command line prints it and exits with
     status 2; ComfyUI shows it on the node.
     """
+
+
+class WithoutVAE(UserError):
+    """A model of a VAE's latents comes without one, and none is given."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} comes without its VAE; give one with --vae (a .safetensors file, or a folder)")
 
 
 def check(holds: bool, message: str) -> None:

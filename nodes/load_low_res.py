@@ -19,7 +19,7 @@ from ..flowmapsr_core.upscaling.pipeline import MAX_SCALE, output_size
 from ..flowmapsr_core.upscaling.soft import find_detail, shrink
 from .comfyui.images import given_out, join_alpha, singles, split_alpha
 from .comfyui.schema import make_schema
-from .comfyui.source import Source, SourceType
+from .comfyui.source import Source, SourceType, is_painted
 from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 log = logging.getLogger("flowmapsr")
@@ -89,7 +89,8 @@ class LoadLowRes(io.ComfyNode):
                 io.Image.Output(display_name="lr", tooltip="The images as loaded, without alpha."),
                 io.Image.Output(display_name="upscaled", tooltip="The images at the output size, bicubic."),
                 io.Mask.Output(
-                    display_name="alpha", tooltip="What is transparent, at the output size; empty where nothing is."
+                    display_name="alpha",
+                    tooltip="What is transparent or painted, at the output size; empty if nothing is.",
                 ),
                 io.Int.Output(display_name="width", tooltip="Width of the output in pixels."),
                 io.Int.Output(display_name="height", tooltip="Height of the output in pixels."),
@@ -123,14 +124,16 @@ class LoadLowRes(io.ComfyNode):
         auto: bool = False,
         wrap: str = NO_WRAP,
     ) -> io.NodeOutput:
-        wrap, source = wrap_of(wrap), None
+        wrap, source, painted = wrap_of(wrap), None, False
         if pixels is None:
             frames = load_frames(Path(folder_paths.get_annotated_filepath(image)))
-            source = Source.of(frames[0], image)
+            painted = is_painted(image)
+            source = None if painted else Source.of(frames[0], image)
             lr, alpha = batch_of_frames(frames)
         else:
             lr, alpha = split_alpha(pixels)
-        lr = fill_transparent(lr, alpha, wrap)
+        if not painted:
+            lr = fill_transparent(lr, alpha, wrap)
         height, width = lr.shape[-2:]
         scales = {
             "factor": factor,

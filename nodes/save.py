@@ -7,11 +7,11 @@ from torch import Tensor
 from ..flowmapsr_core.atomic import ABANDONED, remove_partials
 from ..flowmapsr_core.images.picture_files import QUALITY, Picture, write_picture
 from ..flowmapsr_core.images.record import in_pixels, with_record
-from .comfyui.history import history, texts
+from .comfyui.history import history, loaded_file, texts
 from .comfyui.images import singles, split_alpha
 from .comfyui.output_files import output_files
 from .comfyui.schema import make_schema
-from .comfyui.source import Source, SourceType
+from .comfyui.source import Source, SourceType, read_source
 
 FORMATS = {  # extension, and bits per sample
     "png": (".png", 8),
@@ -50,7 +50,8 @@ class Save(io.ComfyNode):
                 SourceType.Input(
                     "source",
                     optional=True,
-                    tooltip="From Load Low-Res Image: name, EXIF, ICC profile, XMP and resolution of the photograph.",
+                    tooltip="Name, EXIF, ICC profile, XMP and resolution of the photograph, from Load Low-Res Image. "
+                    "If nothing is connected, of the file that the images come from.",
                 ),
             ],
             outputs=[],
@@ -64,6 +65,7 @@ class Save(io.ComfyNode):
     ) -> io.NodeOutput:
         color, alpha = split_alpha(images)
         size, (suffix, bits) = (color.shape[-2], color.shape[-1]), FORMATS[format]
+        source = source or read_source(loaded_file(cls.hidden.prompt or {}, cls.hidden.unique_id))
         name = NO_NAME if source is None else source.name.rpartition(".")[0] or source.name
         files = output_files(filename_prefix, name, size, suffix)
         metadata = {} if source is None else source.metadata

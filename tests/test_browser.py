@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,7 @@ SCREENSHOTS = os.environ.get("FLOWMAPSR_SCREENSHOTS")
 WORKFLOWS = sorted((ROOT / "workflows").rglob("*.json"))
 BEFORE = sorted((ROOT / "tests" / "data" / "workflows_before").glob("*.json"))  # as they were shared once
 NEWER = {"flowmapsr_compare_looks_slider": "ImageCompare", "flowmapsr_degrade_compare_slider": "ImageCompare"}
+NEWER |= {"flowmapsr_upscale_slider": "ImageCompare"}
 FILES = ("flowmapsr/flowmapsr-xl.safetensors", "loras/flowmapsr-xl-detail.safetensors", "vae/sdxl_vae.safetensors")
 SIZE = (96, 64)  # of the picture they open
 SIZES = {  # of those they show
@@ -38,8 +40,10 @@ SIZES = {  # of those they show
     "flowmapsr_masks": {(192, 128)},
     "flowmapsr_sdxl_lora": {(192, 128)},
     "flowmapsr_upscale": {(192, 128)},
+    "flowmapsr_upscale_slider": {SIZE, (192, 128)},
     "flowmapsr_video": {(192, 128)},
 }
+CAMERA = 0x010F  # EXIF's Make
 PICTURES = ("images", "a_images", "b_images")
 SETTINGS = {  # else templates or a tour cover the canvas
     "Comfy.TutorialCompleted": True,
@@ -72,6 +76,14 @@ PHOTOGRAPH = """form => {
     load.widgets.find(widget => widget.name === 'image').value = 'example.png'
     save.widgets.find(widget => widget.name === 'format').value = form
 }"""
+# as if a file of the input folder were dropped on the quick workflow's Load Image
+CHOOSE_PHOTOGRAPH = """async name => {
+    const photograph = await (await fetch(`/view?type=input&filename=${encodeURIComponent(name)}`)).blob()
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File([photograph], `dropped ${name}`, { type: photograph.type }))
+    await app.graph.getNodeById(1).onDragDrop({ dataTransfer, preventDefault() {}, stopPropagation() {} })
+}"""
+CHOSEN = "name => app.graph.getNodeById(1).widgets[0].value === `dropped ${name}`"
 # as if a picture of the output folder were dropped on the page
 DROP = """async ([name, type]) => {
     const picture = await (await fetch(`/view?type=output&filename=${encodeURIComponent(name)}`)).blob()
@@ -284,15 +296,8 @@ def test_the_quick_workflow_opens_as_an_app(page, complaints):
     assert complaints == []
 
 
-def test_what_is_painted_in_comfyuis_own_editor_stays_closest_to_the_source(server, page, complaints):
-    """Nothing does until something is painted, and then that alone."""
-
-    def picture():
-        (image,) = run(server, page)["4"]
-        return np.asarray(Image.open(file_of(server, image)).convert("RGB"), float)
-
-    page.evaluate(OPEN, (ROOT / "workflows" / "flowmapsr_masks.json").read_text())
-    look = picture()
+def paint(page):
+    """Paint a line on the picture of Load Image, in ComfyUI's mask editor."""
     page.evaluate(SELECT_IMAGE)
     page.evaluate("() => app.extensionManager.command.execute('Comfy.MaskEditor.OpenMaskEditor')")
     save = page.get_by_text("Save", exact=True).last
@@ -304,6 +309,18 @@ def test_what_is_painted_in_comfyuis_own_editor_stays_closest_to_the_source(serv
     page.mouse.up()
     save.click()
     page.wait_for_function(PAINTED)
+
+
+def test_what_is_painted_in_comfyuis_own_editor_stays_closest_to_the_source(server, page, complaints):
+    """Nothing does until something is painted, and then that alone."""
+
+    def picture():
+        (image,) = run(server, page)["4"]
+        return np.asarray(Image.open(file_of(server, image)).convert("RGB"), float)
+
+    page.evaluate(OPEN, (ROOT / "workflows" / "flowmapsr_masks.json").read_text())
+    look = picture()
+    paint(page)
     painted = picture()
     page.evaluate(CHOOSE, "faithful")
     faithful = picture()
@@ -324,6 +341,43 @@ def test_a_saved_photograph_is_shown_and_opens_its_workflow(server, page, compla
     opened = page.evaluate(SAVE)
     assert values(opened) == values(queued)
     assert len(opened["links"]) == len(queued["links"]) == 3
+    assert complaints == []
+
+
+def test_from_a_photograph_to_a_picture_and_back(server, page, complaints, tmp_path, capsys):
+    """The quick workflow: a photograph dropped, upscaled and saved, made again by the command, masked, and reopened."""
+    from flowmapsr.flowmapsr_core.cli import command as cli
+
+    exif = Image.Exif()
+    exif[CAMERA] = "Camera"
+    photograph = server.base / "input" / "IMG 7.png"
+    Image.open(server.base / "input" / "example.png").save(photograph, exif=exif)
+    workflow = json.loads((ROOT / "workflows" / "flowmapsr_upscale.json").read_text())
+    del workflow["extra"]  # by which it opens as an app
+    page.evaluate(OPEN, json.dumps(workflow))
+    page.evaluate(CHOOSE_PHOTOGRAPH, photograph.name)
+    page.wait_for_function(CHOSEN, arg=photograph.name)
+
+    (image,) = run(server, page)["4"]
+    assert image["filename"] == "dropped IMG 7_00001_.png"
+    picture = file_of(server, image)
+    assert Image.open(picture).getexif()[CAMERA] == "Camera"
+    assert cli.main(["inspect", str(picture), "--json"]) == 0
+    _, *words = shlex.split(json.loads(capsys.readouterr().out)["command"])
+    words[1], words[3] = str(photograph.with_name(words[1])), str(tmp_path / words[3])
+    assert cli.main([*words, "--device", "cpu", "--quiet"]) == 0
+    pixels = [np.asarray(Image.open(path).convert("RGB"), float) for path in (picture, words[3])]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 1
+
+    paint(page)
+    (image,) = run(server, page)["4"]
+    assert image["filename"] == "FlowMapSR_00001_.png"
+    masked = np.asarray(Image.open(file_of(server, image)).convert("RGB"), float)
+    changed = np.abs(masked - pixels[0]).max(axis=2) > 2
+    assert 0.01 < changed.mean() < 0.5
+    queued = values(page.evaluate(SAVE))
+    page.evaluate(DROP, [image["filename"], "image/png"])
+    assert values(page.evaluate(SAVE)) == queued
     assert complaints == []
 
 

@@ -85,6 +85,16 @@ def test_a_photograph_is_upright_and_transparency_becomes_the_mask(server, promp
     assert joined[:, 28:, 3].min() > 0.95
 
 
+def test_what_the_mask_editor_has_painted_on_keeps_its_colours(server, prompt):
+    samples = np.asarray(Image.open(server.base / "input" / "low.png").convert("RGBA")).copy()
+    samples[:, 20:, 3] = 0
+    Image.fromarray(samples).save(server.base / "input" / "clipspace-painted-masked-1.png")
+    prompt["1"]["inputs"]["image"] = "clipspace-painted-masked-1.png [input]"
+    (lr,), _, (joined,), _ = run(server, prompt)
+    assert np.array_equal(lr, samples[..., :3].astype(np.float32) / 255)
+    assert joined[:, 32:, 3].max() < 0.05
+
+
 def test_frames_of_one_size_are_a_batch(server, prompt):
     pages = [Image.new("RGB", (40, 24), color) for color in ("red", "teal")]
     small, clear = Image.new("RGB", (20, 24)), Image.new("RGBA", (40, 24), (0, 0, 0, 0))

@@ -140,6 +140,33 @@ def test_a_photograph_stays_one_and_is_made_again(server, prompt, photograph, tm
     assert difference <= (0 if form in ("jpeg", "webp") else 1) + 1e-3
 
 
+def test_a_photograph_of_load_image_is_found_and_a_painted_copy_has_no_name(server, prompt, photograph, capsys):
+    """By the quick workflow's links: its mask does nothing until something is painted."""
+    prompt |= {
+        "1": make_node("LoadImage", image=photograph.name),
+        "4": make_node("InvertMask", mask=["1", 1]),
+    }
+    prompt["2"]["inputs"]["realism_mask"] = ["4", 0]
+    del prompt["3"]["inputs"]["source"]
+    (path,) = saved(server, server.succeed(prompt))
+    assert re.fullmatch(r"IMG 0042_\d{5}_\.png", path.name)
+    with Image.open(path) as image:
+        assert image.getexif()[MAKE] == "Camera"
+        assert image.info["icc_profile"] == wide_gamut()
+    assert inspected(path, capsys)["command"].startswith("flowmapsr upscale 'IMG 0042.jpg'")
+
+    painted = photograph.with_name("clipspace-painted-masked-1.png")
+    with Image.open(photograph) as image:
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save(painted)
+    prompt["1"]["inputs"]["image"] = painted.name
+    (path,) = saved(server, server.succeed(prompt))
+    assert re.fullmatch(r"FlowMapSR_\d{5}_\.png", path.name)
+    described = inspected(path, capsys)
+    assert described["source"] == painted.name
+    assert described["no_command"].startswith("its realism mask was in no file")
+
+
 def test_the_whole_chain_is_made_again(server, prompt, photograph, tmp_path, capsys):
     from flowmapsr.flowmapsr_core.images.picture_files import read_picture
 

@@ -48,6 +48,20 @@ def test_the_command_refuses_other_names(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_command_refuses_latents_without_asking_for_their_vae(tmp_path, capsys):
+    from flowmapsr.flowmapsr_core.codecs import VAECodec
+    from flowmapsr.flowmapsr_core.networks import PRESETS, UNet
+
+    with torch.device("meta"):
+        codec = VAECodec()
+    save_checkpoint(Model(FlowMap(UNet(PRESETS["tiny"])), codec), tmp_path / "latent.safetensors")
+    for model in (tmp_path / "latent.safetensors", tmp_path):  # a folder is looked for one
+        assert cli.main(["export", str(model), "--output", str(tmp_path / "model.onnx")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{model} works on a VAE's latents; give a model that works on pixels" in line
+    assert not (tmp_path / "model.onnx").exists()
+
+
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.skipif(not hasattr(torch.export.Dim, "DYNAMIC"), reason="this torch exports no free sizes")

@@ -99,7 +99,7 @@ def test_what_is_inspected_is_said_in_lines(folder, capsys):
     ("changes", "reason"),
     [
         ({"seed": None}, "does not say all of its settings"),
-        ({"realism_mask": True}, "its realism mask was in no file"),
+        ({"realism_mask": True}, "its realism mask was in no file; a PNG or WebP dropped on ComfyUI"),
         ({"dtype": "fp8_e4m3fn"}, "does not keep weights in fp8_e4m3fn"),
         ({"through": ["ImageBlur", "ImageSharpen"]}, "does not know: ImageBlur, ImageSharpen"),
     ],

@@ -50,7 +50,7 @@ def choose_what_is_not_offered(workflow):
 
 
 def leave_an_input_open(workflow):
-    node_of(workflow, "SaveImage")["inputs"][0]["link"] = None
+    node_of(workflow, "FlowMapSR_Save")["inputs"][0]["link"] = None
 
 
 def link_another_type(workflow):

@@ -2,9 +2,9 @@
 
 from argparse import Namespace
 
-from ..errors import UserError
+from ..errors import UserError, WithoutVAE
 from ..files.checkpoint import load_model
-from ..files.onnx_file import export_onnx
+from ..files.onnx_file import OF_LATENTS, export_onnx
 
 
 def run(options: Namespace) -> int:
@@ -13,6 +13,8 @@ def run(options: Namespace) -> int:
         raise UserError(f"{options.output}: an export is an .onnx file; end the name so")
     try:
         export_onnx(load_model(options.model), options.model, options.output)
+    except WithoutVAE as error:
+        raise UserError(OF_LATENTS.format(options.model)) from error
     except OSError as error:
         raise UserError(f"{options.output} cannot be written: {error.strerror or error}; choose another") from error
     return 0

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..atomic import replacing
 from ..codecs import Codec, FrozenVAE, VAECodec
 from ..codecs.probe import differ
-from ..errors import UserError
+from ..errors import UserError, WithoutVAE
 from ..model import CODEC, Model, Precision
 from .diffusers_folder import load_folder
 from .safetensors_file import FORMAT, is_checkpoint, is_pickled, misfit, read_metadata
@@ -231,7 +231,7 @@ def _with_own_vae(path: Path, codec: Codec, has_weights: bool, vae: Path | VAECo
     """The codec of a checkpoint, or the VAE that is to be used in its place if that fits."""
     if vae is None:
         if isinstance(codec, FrozenVAE) and not has_weights:
-            raise UserError(f"{path} comes without its VAE; give one with --vae (a .safetensors file, or a folder)")
+            raise WithoutVAE(path)
         return codec
     if not isinstance(codec, FrozenVAE):
         raise UserError(f"{path} works on pixels and needs no VAE; leave out --vae")

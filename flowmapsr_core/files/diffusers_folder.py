@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..codecs import TinyVAECodec, VAECodec
-from ..errors import UserError
+from ..errors import UserError, WithoutVAE
 from ..model import FlowMap, Model
 from ..networks import UNet, UNetConfig
 from ..networks.unet import FOURIER_DIM
@@ -53,7 +53,7 @@ def load_folder(folder: Path, vae: Path | VAECodec | TinyVAECodec | None = None)
         raise UserError(f"{folder} holds a UNet of another shape than FlowMapSR's: {wrong}")
     vae = vae or folder / "vae"
     if isinstance(vae, Path) and not vae.exists():
-        raise UserError(f"{folder} comes without its VAE; give one with --vae (a .safetensors file, or a folder)")
+        raise WithoutVAE(folder)
     codec = load_vae(vae) if isinstance(vae, Path) else vae
     if codec.channels != network.channels:
         raise UserError(

@@ -19,6 +19,7 @@ from ..model import Model
 
 OPSET = 18
 AXES = ("n", 3, "height", "width")
+OF_LATENTS = "{} works on a VAE's latents; give a model that works on pixels"
 IDENTITY = ("title", "author", "license", "hash_sha256")  # of a model's metadata, kept in the file
 
 
@@ -30,9 +31,7 @@ class OneEvaluation(nn.Module):
 
     def __init__(self, model: Model, name: str) -> None:
         super().__init__()
-        check(
-            isinstance(model.codec, PixelCodec), f"{name} works on a VAE's latents; give a model that works on pixels"
-        )
+        check(isinstance(model.codec, PixelCodec), OF_LATENTS.format(name))
         check(model.network.receptive_radius is not None, f"{name} sees all of a picture at once; give a local model")
         plain = isinstance(model.method, FlowMapMethod) and not model.method.noise
         check(plain, f"{name} starts from noise; give a model that starts from the picture itself")

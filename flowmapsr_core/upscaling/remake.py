@@ -56,7 +56,10 @@ def remake_command(record: Record, picture: Path) -> list[str]:
     command.
     """
     check(all(key in record for key in (*SETTINGS, "to")), "the picture does not say all of its settings")
-    check(record.get("realism_mask") is not True, "its realism mask was in no file")
+    check(
+        record.get("realism_mask") is not True,
+        "its realism mask was in no file; a PNG or WebP dropped on ComfyUI's page opens its workflow",
+    )
     check(record["dtype"] in DTYPES, f"the command does not keep weights in {record['dtype']}")
     if others := record.get("through"):
         raise UserError(f"it went through nodes that the command does not know: {', '.join(others)}")

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import folder_paths
+
 from ...flowmapsr_core import Model
 from ...flowmapsr_core.files.checkpoint import BUILT_IN, load_shapes
+from ...flowmapsr_core.images.picture_files import opened
 from ...flowmapsr_core.images.record import Record
 from ...flowmapsr_core.method.looks import Look, find_look
 from ...flowmapsr_core.upscaling.host import find_dtype
@@ -41,6 +44,7 @@ MAKERS = {
 }
 OFF = (None, False, 0, "", "none", "off")
 POSTERIOR_MEAN = "posterior mean"
+OPAQUE = 255
 SURE = 4  # the command paints smaller pictures at a model's least factor, and shrinks them
 
 
@@ -61,7 +65,7 @@ def history(prompt: Prompt, node: str) -> Record:
     loader = line[-1][0]["inputs"] if line else {}
     if _value(prompt, loader.get("auto")):
         record["shrunk"] = True
-    if kinds and kinds[-1] in LOADERS and isinstance(name := line[-1][0]["inputs"].get("image"), str):
+    if name := loaded_file(prompt, node):
         record["source"] = file_name(name)
     place = next((place for place, kind in enumerate(kinds) if kind in MAKERS), None)
     if place is not None:
@@ -69,6 +73,13 @@ def history(prompt: Prompt, node: str) -> Record:
         through |= _beyond(prompt, maker) | _otherwise(prompt, maker, after, before)
         record |= _settings(prompt, maker, after)
     return {**record, "through": sorted(through)} if through else record
+
+
+def loaded_file(prompt: Prompt, node: str) -> str | None:
+    """Name in ComfyUI's list of the file that the images come from which node number ``node`` gets."""
+    first = [passed for passed, _ in _line(prompt, node)][-1:]
+    names = [loader["inputs"].get("image") for loader in first if loader["class_type"] in LOADERS]
+    return next((name for name in names if isinstance(name, str)), None)
 
 
 def _line(prompt: Prompt, node: str) -> Iterator[tuple[Node, int]]:
@@ -149,15 +160,29 @@ def _settings(prompt: Prompt, maker: Node, after: Line) -> Record:
             model.info, name, as_trained(model, look), seed=given.get("seed", 0), color=color, color_strength=strength,
             loras={file: by for file, by in loras.items() if by}, dtype=_precision(model, dtype),
         )  # fmt: skip
+        if _masks(prompt, maker["inputs"].get("realism_mask")):
+            record["realism_mask"] = True
     except (LookupError, TypeError, ValueError, OSError):
         return {}
-    if _is_link(maker["inputs"].get("realism_mask")):
-        record["realism_mask"] = True
     if given.get("wrap", NO_WRAP) != NO_WRAP:
         record["wrap"] = given["wrap"]
     if given.get("prompt"):
         record["prompt"] = given["prompt"]
     return record
+
+
+def _masks(prompt: Prompt, link: Any) -> bool:
+    """Whether a mask may keep a look out; that of *Load Image*, inverted, does where the file is transparent."""
+    if not _is_link(link):
+        return False
+    inverted = prompt.get(link[0], {})
+    loader = prompt.get(inverted.get("inputs", {}).get("mask", [""])[0], {})
+    name = _value(prompt, loader.get("inputs", {}).get("image"))
+    kinds = inverted.get("class_type"), loader.get("class_type")
+    if kinds != ("InvertMask", "LoadImage") or not isinstance(name, str):
+        return True
+    with opened(Path(folder_paths.get_annotated_filepath(name)), name) as image:
+        return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < OPAQUE
 
 
 def _model(prompt: Prompt, link: Any) -> tuple[str, str, dict[str, float]]:

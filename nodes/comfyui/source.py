@@ -7,9 +7,11 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ...flowmapsr_core.images.picture_files import Picture
+from ...flowmapsr_core import UserError
+from ...flowmapsr_core.images.picture_files import Picture, read_frames
 
 SourceType = io.Custom("FLOWMAPSR_SOURCE")
+EDITED = "clipspace-"  # how names of files begin that ComfyUI's mask editor writes
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,21 @@ class Source:
 def file_name(name: str) -> str:
     """A file's own name by the one in a list of ComfyUI, which may say the folder: "sub/a.png [output]"."""
     return Path(folder_paths.annotated_filepath(name)[0]).name
+
+
+def read_source(name: str | None) -> Source | None:
+    """That of a file by its name in a list of ComfyUI; None if it is none, gone, or written by the mask editor.
+
+    What the editor has written is a copy of a photograph, without its name and metadata.
+    """
+    if name is None or is_painted(name):
+        return None
+    try:
+        return Source.of(read_frames(Path(folder_paths.get_annotated_filepath(name)))[0], name)
+    except UserError:
+        return None
+
+
+def is_painted(name: str) -> bool:
+    """Whether ComfyUI's mask editor has written a file: the alpha of its pictures is what was painted."""
+    return file_name(name).startswith(EDITED)
