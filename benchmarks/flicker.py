@@ -1,9 +1,10 @@
 """Flicker that upscaling adds to clips, and how near their frames are to what they should be.
 
 ``python benchmarks/flicker.py FOLDER MODEL...`` makes clips of the photographs of a folder, whose motion is known: the
-middle panned, zoomed into and turned by the same amount from each frame to the next. Each frame is made small by
-bicubic, and then left so, or it gets noise of its own, or the clip is compressed as H.264 at CRF 30. They are
-upscaled frame by frame: by bicubic, and by each model in all of its looks; MODEL is what ``--model`` takes.
+middle, at half its size, panned, zoomed into and turned by the same amount from each frame to the next. Each frame is
+made small by bicubic, and then left so, or it gets noise of its own, or the clip is compressed as H.264 at CRF 30. They
+are upscaled frame by frame, by bicubic and by each model in all of its looks, and then steadied as ``--temporal`` does;
+MODEL is what ``--model`` takes.
 
 In each cell: what changes in the luma from frame to frame once the motion is taken out (root mean square, in 8-bit
 steps); that over the luma's detail, as a blurred picture has less to flicker; and the mean PSNR-Y in dB. The row
@@ -13,7 +14,7 @@ HR has the frames before they were made small: all that changes in it is due to 
 import argparse
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +28,11 @@ from flowmapsr.flowmapsr_core.images.picture_files import READABLE, read_picture
 from flowmapsr.flowmapsr_core.images.resize import resize
 from flowmapsr.flowmapsr_core.upscaling.settings import has_dial
 from flowmapsr.flowmapsr_core.video.colors import Colors, to_frame, to_picture
+from flowmapsr.flowmapsr_core.video.temporal import steadied
 from torch import Tensor
 from tqdm import tqdm
 
-FACTOR, SIDE, FRAMES = 4, 256, 8  # SIDE of HR frames, in pixels
+FACTOR, SIDE, FRAMES = 4, 192, 6  # SIDE of HR frames, in pixels
 BORDER = 4 * FACTOR  # pixels of them that are left out: they see less of what is around
 MOTIONS = {  # of the n-th frame, from its places to the photograph's
     "pan": lambda n: affine(down=0.84 * n, along=1.48 * n),
@@ -100,32 +102,45 @@ def methods(models: list[str]) -> Iterator[tuple[str, Enlarge]]:
             yield title, partial(upscale, model, scale=FACTOR, look=look)
 
 
-def cell(pairs: Iterator[tuple[Clip, Tensor]]) -> str:
-    """Means over clips and what was made of them."""
-    figures = []
-    for clip, made in pairs:
-        found = flicker(made, clip.motions, BORDER)
-        psnr = psnr_y(made, clip.hr, BORDER).mean()
-        figures.append(torch.tensor([found.change, found.detail, psnr]))
-    change, detail, psnr = torch.stack(figures).mean(dim=0).tolist()
-    return f"{change:.2f}, {change / detail:.0%}, {psnr:.2f}"
+def steady(frames: Tensor) -> Tensor:
+    numbered = list(enumerate(frames.split(1)))
+    return torch.cat([frame for _, frame in steadied(numbered, range(len(frames)))])
+
+
+def print_row(title: str, made: dict[str, list[tuple[Clip, Tensor]]]) -> None:
+    """Means over clips and what was made of them, a cell for each damage."""
+    cells = []
+    for pairs in made.values():
+        found = [flicker(frames, clip.motions, BORDER) for clip, frames in pairs]
+        psnr = torch.cat([psnr_y(frames, clip.hr, BORDER) for clip, frames in pairs]).mean()
+        change, detail = (sum(figures) / len(found) for figures in zip(*map(astuple, found), strict=True))
+        cells.append(f"{change:.2f}, {change / detail:.0%}, {psnr:.2f}")
+    print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="photographs of more than 300 pixels a side")
     parser.add_argument("models", nargs="*", metavar="MODEL")
-    parser.add_argument("--every", type=int, default=5, help="take every N-th photograph (%(default)s)")
+    parser.add_argument("--every", type=int, default=4, help="take every N-th photograph (%(default)s)")
     parser.add_argument("--damages", nargs="+", choices=DAMAGES, default=list(DAMAGES))
     options = parser.parse_args()
     paths = sorted(path for path in options.folder.iterdir() if path.suffix.lower() in READABLE)[:: options.every]
-    made = {damage: list(clips(paths, damage)) for damage in options.damages}
+    given = {damage: list(clips(paths, damage)) for damage in options.damages}
     print(f"{len(paths)} photographs, {len(MOTIONS)} motions, {FRAMES} frames of {SIDE}x{SIDE}, x{FACTOR}\n")
-    print(f"| | {' | '.join(made)} |\n|{'---|' * (len(made) + 1)}")
-    print(f"| HR | {' | '.join(cell((clip, clip.hr) for clip in some) for some in made.values())} |")
+    print(f"| | {' | '.join(given)} |\n|{'---|' * (len(given) + 1)}")
+    print_row("HR", {damage: [(clip, clip.hr) for clip in some] for damage, some in given.items()})
     for title, enlarge in methods(options.models):
-        cells = [cell((clip, eight_bit(enlarge(clip.lr))) for clip in tqdm(some, title)) for some in made.values()]
-        print(f"| {title} | {' | '.join(cells)} |", flush=True)
+        made = {
+            damage: [(clip, eight_bit(enlarge(clip.lr))) for clip in tqdm(some, f"{title}, {damage}")]
+            for damage, some in given.items()
+        }
+        print_row(title, made)
+        if title != "bicubic":
+            still = {
+                damage: [(clip, eight_bit(steady(frames))) for clip, frames in some] for damage, some in made.items()
+            }
+            print_row(f"{title}, temporal", still)
 
 
 if __name__ == "__main__":
