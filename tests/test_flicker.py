@@ -1,7 +1,11 @@
 import pytest
 import torch
+from clips import decoded, write_clip
+from flowmapsr.flowmapsr_core.cli.command import main
 from flowmapsr.flowmapsr_core.evaluation.flicker import affine, flicker, inverse, view
+from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
 from flowmapsr.flowmapsr_core.images.color import gaussian_blur
+from flowmapsr.flowmapsr_core.method.methods import FlowMapMethod
 
 STILL = affine()[None]
 
@@ -35,11 +39,14 @@ def test_a_pan_by_whole_pixels_is_taken_out(photo):
     assert flicker(frames, motions, 0).change < 1e-6
 
 
-@pytest.mark.parametrize("steps", [{"down": 0.37, "along": 0.21}, {"zoom": 0.01}, {"degrees": 0.6}])
+@pytest.mark.parametrize(
+    "steps",
+    [lambda k: {"down": 0.37 * k, "along": 0.21 * k}, lambda k: {"zoom": 0.99**k}, lambda k: {"degrees": 0.6 * k}],
+    ids=["pan", "zoom", "turn"],
+)
 def test_fractions_of_pixels_zooms_and_turns_of_smooth_pictures_are_taken_out(photo, steps):
     scene = gaussian_blur(photo, 1.5)[0]
-    moves = [{name: step * k for name, step in steps.items()} for k in range(4)]
-    motions = torch.stack([affine(**move | {"zoom": 1 - move.get("zoom", 0)}) for move in moves])
+    motions = torch.stack([affine(**steps(k)) for k in range(4)])
     frames = clip(scene, motions, (60, 80))
     assert (frames[1] - frames[0]).abs().max() > 0.005
     assert flicker(frames, motions, 8).change < 0.02
@@ -60,3 +67,18 @@ def test_detail_is_what_is_finer(photo):
     sharp = flicker(fine.repeat(2, 1, 1, 1), STILL.repeat(2, 1, 1), 0).detail
     blurred = flicker(gaussian_blur(fine, 2.0).repeat(2, 1, 1, 1), STILL.repeat(2, 1, 1), 0).detail
     assert sharp > 2 * blurred > 0
+
+
+def test_a_clip_has_one_field_of_noise(small_model, photo, tmp_path):
+    """A clip that stands still is upscaled to one that does, by a model that starts from noise."""
+    small_model.flow.method = FlowMapMethod(noise=0.2)
+    save_checkpoint(small_model, tmp_path / "noisy.safetensors")
+    source = write_clip(tmp_path / "a.mkv", 3 * [photo[..., :48, :64]], codec="ffv1", sound=None)
+    made = []
+    for seed in ("0", "1"):
+        output = tmp_path / f"{seed}.mkv"
+        options = ["--model", str(tmp_path / "noisy.safetensors"), "--scale", "2", "--seed", seed, "--quiet"]
+        assert main(["upscale", str(source), "--output", str(output), "--codec", "ffv1", *options]) == 0
+        made.append(decoded(output))
+    assert flicker(made[0], STILL.repeat(3, 1, 1), 0).change == 0
+    assert (made[0] - made[1]).abs().mean() > 0.001

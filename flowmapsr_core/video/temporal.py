@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..images.color import gaussian_blur
 from ..images.metrics import luma
 
 REACH = 2  # frames before and after that a frame sees: no more, so that parts of a clip are made apart
@@ -57,16 +56,16 @@ def steady(picture: Tensor, others: Iterable[Tensor]) -> Tensor:
     if min(picture.shape[-2:]) < LEAST:
         return picture
     cv2 = opencv()
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     total, weights, own = picture.clone(), torch.ones_like(picture[:, :1]), _eight_bit_luma(picture)
     for other in others:
         moved = _moved(other, flow.calc(own, _eight_bit_luma(other), None), cv2)
-        apart = gaussian_blur((moved - picture).square().mean(dim=1, keepdim=True), ABOUT)
-        weight = torch.exp(-apart / AGREE**2)
+        apart = (moved - picture).square_().mean(dim=1)[0].numpy()
+        weight = torch.from_numpy(cv2.GaussianBlur(apart, (0, 0), ABOUT)).div_(-(AGREE**2)).exp_()
         if weight.mean() >= CUT:
-            total += weight * moved
+            total += moved.mul_(weight)
             weights += weight
-    return (total / weights).clamp(0, 1)
+    return total.div_(weights).clamp_(0, 1)
 
 
 def _eight_bit_luma(picture: Tensor) -> np.ndarray:
@@ -77,5 +76,5 @@ def _moved(picture: Tensor, flow: np.ndarray, cv2: Any) -> Tensor:
     """What a picture (1, 3, H, W) shows where a flow (H, W, 2), in pixels along and down, leads from each pixel."""
     places = flow + np.stack(np.meshgrid(*(np.arange(side, dtype=np.float32) for side in flow.shape[1::-1])), axis=-1)
     pixels = picture[0].permute(1, 2, 0).numpy()
-    moved = cv2.remap(pixels, places, None, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.remap(pixels, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return torch.from_numpy(moved).permute(2, 0, 1)[None]
