@@ -60,8 +60,8 @@ def steady(picture: Tensor, others: Iterable[Tensor]) -> Tensor:
     total, weights, own = picture.clone(), torch.ones_like(picture[:, :1]), _eight_bit_luma(picture)
     for other in others:
         moved = _moved(other, flow.calc(own, _eight_bit_luma(other), None), cv2)
-        apart = (moved - picture).square_().mean(dim=1)[0].numpy()
-        weight = torch.from_numpy(cv2.GaussianBlur(apart, (0, 0), ABOUT)).div_(-(AGREE**2)).exp_()
+        apart = sum((one - two).square_() for one, two in zip(moved[0], picture[0], strict=True)).div_(3)
+        weight = torch.from_numpy(cv2.GaussianBlur(apart.numpy(), (0, 0), ABOUT)).div_(-(AGREE**2)).exp_()
         if weight.mean() >= CUT:
             total += moved.mul_(weight)
             weights += weight
@@ -75,6 +75,7 @@ def _eight_bit_luma(picture: Tensor) -> np.ndarray:
 def _moved(picture: Tensor, flow: np.ndarray, cv2: Any) -> Tensor:
     """What a picture (1, 3, H, W) shows where a flow (H, W, 2), in pixels along and down, leads from each pixel."""
     places = flow + np.stack(np.meshgrid(*(np.arange(side, dtype=np.float32) for side in flow.shape[1::-1])), axis=-1)
-    pixels = picture[0].permute(1, 2, 0).numpy()
-    moved = cv2.remap(pixels, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return torch.from_numpy(moved).permute(2, 0, 1)[None]
+    moved = torch.empty_like(picture)
+    for channel, into in zip(picture[0], moved[0], strict=True):
+        cv2.remap(channel.numpy(), places, None, cv2.INTER_CUBIC, into.numpy(), cv2.BORDER_REPLICATE)
+    return moved
