@@ -14,7 +14,7 @@ HR has the frames before they were made small: all that changes in it is due to 
 import argparse
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 FACTOR, SIDE, FRAMES = 4, 192, 6  # SIDE of HR frames, in pixels
+SCENE = 600  # pixels a side of a photograph that are used
 BORDER = 4 * FACTOR  # pixels of them that are left out: they see less of what is around
 MOTIONS = {  # of the n-th frame, from its places to the photograph's
     "pan": lambda n: affine(down=0.84 * n, along=1.48 * n),
@@ -59,16 +60,16 @@ class Clip:
     motions: Tensor
 
 
-def clips(photographs: list[Path], damage: str) -> Iterator[Clip]:
+def clips(photographs: list[Path]) -> Iterator[Clip]:
+    """Clips that are not damaged yet."""
     for path in photographs:
         photograph = read_picture(path).color
-        height, width = (side // 2 for side in photograph.shape[-2:])
-        scene = resize(photograph, (height, width))[0]
+        top, left = ((side - SCENE) // 2 for side in photograph.shape[-2:])
+        scene = resize(photograph[..., top : top + SCENE, left : left + SCENE], (SCENE // 2, SCENE // 2))[0]
         for motion in MOTIONS.values():
             motions = torch.stack([motion(n) for n in range(FRAMES)])
             hr = eight_bit(torch.stack([view(scene, motion, (SIDE, SIDE)) for motion in motions]).float())
-            lr = eight_bit(resize(hr, (SIDE // FACTOR, SIDE // FACTOR)))
-            yield Clip(hr, DAMAGES[damage](lr), motions)
+            yield Clip(hr, eight_bit(resize(hr, (SIDE // FACTOR, SIDE // FACTOR))), motions)
 
 
 def noisy(frames: Tensor) -> Tensor:
@@ -120,13 +121,14 @@ def print_row(title: str, made: dict[str, list[tuple[Clip, Tensor]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="photographs of more than 300 pixels a side")
+    parser.add_argument("folder", type=Path, help="photographs of 600 pixels a side or more")
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--every", type=int, default=4, help="take every N-th photograph (%(default)s)")
     parser.add_argument("--damages", nargs="+", choices=DAMAGES, default=list(DAMAGES))
     options = parser.parse_args()
     paths = sorted(path for path in options.folder.iterdir() if path.suffix.lower() in READABLE)[:: options.every]
-    given = {damage: list(clips(paths, damage)) for damage in options.damages}
+    clean = list(clips(paths))
+    given = {damage: [replace(clip, lr=DAMAGES[damage](clip.lr)) for clip in clean] for damage in options.damages}
     print(f"{len(paths)} photographs, {len(MOTIONS)} motions, {FRAMES} frames of {SIDE}x{SIDE}, x{FACTOR}\n")
     print(f"| | {' | '.join(given)} |\n|{'---|' * (len(given) + 1)}")
     print_row("HR", {damage: [(clip, clip.hr) for clip in some] for damage, some in given.items()})

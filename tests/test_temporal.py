@@ -38,6 +38,31 @@ def test_noise_of_a_clip_that_moves_gets_less_and_the_picture_no_blurrier(photo,
     assert (psnr_y(all_steadied(clean), clean, 8) > 36).all()
 
 
+def test_what_moves_over_something_else_leaves_no_trace(generator):
+    """A disc that goes one way, over a scene that goes another: about its edge is what neighbours do not show."""
+    scene = read_picture(DATA / "jetty.png").color[0]
+    y, x = torch.meshgrid(torch.arange(160.0) - 80, torch.arange(200.0) - 100, indexing="ij")
+    frames, edges = [], []
+    for n in range(5):
+        down, along = 5.0 * n - 10, -4.0 * n + 8  # of the disc
+        distance = torch.hypot(y - down, x - along)
+        disc = (40.5 - distance).clamp(0, 1)
+        behind, before = (
+            view(scene, motion, (160, 200)) for motion in (affine(0, 6.0 * n), affine(-down, 120 - along))
+        )
+        frames.append(behind * (1 - disc) + before * disc)
+        edges.append((distance - 40).abs() < 8)
+    clean = torch.stack(frames).float().clamp(0, 1)
+    noisy = (clean + 0.03 * torch.randn(clean.shape, generator=generator)).clamp(0, 1)
+    near = torch.stack(edges)[:, None].expand_as(clean)
+
+    def error(made):
+        return (made - clean)[near].square().mean().sqrt()
+
+    assert error(all_steadied(noisy)) < error(noisy)
+    assert error(all_steadied(clean)) < 0.02
+
+
 def test_nothing_of_what_is_beyond_a_cut_comes_in():
     picture = read_picture(DATA / "jetty.png").color
     before, after = (scene.repeat(2, 1, 1, 1) for scene in (picture, 1 - picture))
