@@ -58,9 +58,9 @@ def view(picture: Tensor, motion: Tensor, size: tuple[int, int]) -> Tensor:
 
     turn, shift = motion[:, :2].numpy(), motion[:, 2].numpy()
     middle, own = ((np.array(sides) - 1) / 2 for sides in (size, picture.shape[-2:]))
-    offset = own + shift - turn @ middle
+    offset = (own + shift - turn @ middle).tolist()
     channels = [
-        affine_transform(channel, turn, offset, size, order=ORDER, mode="mirror")
+        affine_transform(channel, turn, offset, size, order=ORDER, mode="mirror")  # pyright: ignore[reportArgumentType]
         for channel in picture.double().cpu().numpy()
     ]
     return torch.from_numpy(np.stack(channels))

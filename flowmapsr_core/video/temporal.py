@@ -18,11 +18,11 @@ from ..errors import UserError
 from ..images.metrics import luma
 
 REACH = 2  # frames before and after that a frame sees: no more, so that parts of a clip are made apart
-AGREE = 24 / 255  # a neighbour as far off as this, root mean square about a pixel, weighs 1/e
+# A neighbour that is so far off, root mean square about a pixel, weighs 1/e. More flickers less, but what moves over
+# something else begins to show through.
+AGREE = 24 / 255
 ABOUT = 2.0  # pixels, sigma of the Gaussian over which they are compared
-CUT = (
-    0.2  # mean weight below which a neighbour is no neighbour: beyond a cut about 0.02, of one scene in heavy noise 0.3
-)
+CUT = 0.2  # least mean weight of a neighbour: across a cut it is below 0.1, within a scene in heavy noise 0.3
 LEAST = 32  # pixels a side: of smaller frames there is no flow to be found
 
 Frame = tuple[int, Tensor]  # a stamp, and a picture (1, 3, H, W) in [0, 1]
@@ -51,7 +51,8 @@ def steadied(frames: Iterable[Frame], wanted: Collection[int]) -> Iterator[Frame
 def steady(picture: Tensor, others: Iterable[Tensor]) -> Tensor:
     """The mean of a picture (1, 3, H, W) in [0, 1] and of others, moved onto it, as far as they agree with it.
 
-    The flow is that of Kroeger et al., "Fast Optical Flow using Dense Inverse Search" (2016).
+    The flow is that of Kroeger et al., "Fast Optical Flow using Dense Inverse Search" (2016), in a preset that is too
+    coarse to follow the flicker itself: finer ones leave more of it.
     """
     if min(picture.shape[-2:]) < LEAST:
         return picture
@@ -60,7 +61,7 @@ def steady(picture: Tensor, others: Iterable[Tensor]) -> Tensor:
     total, weights, own = picture.clone(), torch.ones_like(picture[:, :1]), _eight_bit_luma(picture)
     for other in others:
         moved = _moved(other, flow.calc(own, _eight_bit_luma(other), None), cv2)
-        apart = sum((one - two).square_() for one, two in zip(moved[0], picture[0], strict=True)).div_(3)
+        apart = (moved - picture).square_().mean(dim=1)[0]
         weight = torch.from_numpy(cv2.GaussianBlur(apart.numpy(), (0, 0), ABOUT)).div_(-(AGREE**2)).exp_()
         if weight.mean() >= CUT:
             total += moved.mul_(weight)
