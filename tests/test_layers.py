@@ -124,15 +124,17 @@ def test_requirements_are_the_packages_that_comfyui_does_not_bring():
 
 
 # What a package is called where it is imported, if not by its name; and what nobody needs for the rest to work.
-PACKAGES = {"PIL": "pillow", "ot": "POT"}
+PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "ot": "POT"}
 OPTIONAL = {
     "flowmapsr_core": {
         "accelerate",
         "av",
         "matplotlib",
         "onnxscript",
+        "opencv-python-headless",
         "POT",
         "pyiqa",
+        "scipy",
         "spandrel",
         "torchmetrics",
         "transformers",

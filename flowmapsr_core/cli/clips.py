@@ -84,7 +84,7 @@ def _steps(
     """What a process does for a clip; where it yields it needs what all others have done."""
     clip = read_clip(job.source, options.start, options.end, options.every)
     encoding = choose_encoding(clip, job.target, options.codec, options.quality)
-    making = Making(clip, encoding, job.target, size_of(clip.size), record)
+    making = Making(clip, encoding, job.target, size_of(clip.size), record, options.temporal)
     if share.is_main:
         making.begin()
     yield

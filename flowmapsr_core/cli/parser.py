@@ -84,6 +84,8 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--start", type=float, default=0.0, metavar="S", help="of clips: from so many seconds on (%(default)g)")
     add("--end", type=float, metavar="S", help="of clips: until before so many seconds (the end)")
     add("--every", type=int, default=1, metavar="N", help="of clips: every N-th frame (%(default)s)")
+    add("--temporal", action="store_true",
+        help="of clips: steady each frame by those beside it, against flicker; needs OpenCV")  # fmt: skip
     add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")
@@ -126,6 +128,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--metrics", nargs="+", choices=METRICS, default=[], metavar="NAME",
         help=f"{', '.join(METRICS)} (all but the last five)")  # fmt: skip
     add("--download", action="store_true", help="fetch weights that lpips, dists and the last five metrics need")
+    add("--temporal", action="store_true",
+        help="of clips: steady each frame by those beside it, against flicker; needs OpenCV")  # fmt: skip
     add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")

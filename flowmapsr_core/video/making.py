@@ -14,6 +14,7 @@ from .clip import Clip
 from .encodings import Encoding
 from .joining import check_holds, join
 from .parts import Parts, write_part
+from .temporal import REACH, opencv, steadied
 
 log = logging.getLogger("flowmapsr")
 
@@ -29,10 +30,20 @@ class Making:
         parts: those that are there, and those to be made.
     """
 
-    def __init__(self, clip: Clip, encoding: Encoding, target: Path, size: Size, record: Record) -> None:
-        """``size`` gets even, if need be; ``record`` is what else the frames follow from, and goes into the file."""
+    def __init__(
+        self, clip: Clip, encoding: Encoding, target: Path, size: Size, record: Record, temporal: bool = False
+    ) -> None:
+        """``size`` gets even, if need be; ``record`` is what else the frames follow from, and goes into the file.
+
+        With ``temporal`` neighbouring frames steady one another, see :mod:`.temporal`; :class:`UserError` if it lacks
+        its library.
+        """
         self.clip, self.encoding, self.target, self.size = clip, encoding, target, _even(size)
         self.record: Record = {**record, "from": in_pixels(clip.size), "to": in_pixels(self.size)}
+        self.temporal = temporal
+        if temporal:
+            opencv()
+            self.record["temporal"] = True
         self.parts = Parts(clip, target)
 
     @property
@@ -55,7 +66,7 @@ class Making:
     def run(self, parts: Iterable[int], enlarge: Enlarge, advance: Callable[[Tensor], object]) -> None:
         """Make some parts; ``advance`` is called with each frame that is done."""
         for index in parts:
-            frames = self._frames(self.parts.stamps[index], enlarge, advance)
+            frames = self._frames(index, enlarge, advance)
             write_part(self.parts.file(index), frames, self.clip, self.encoding)
 
     def finish(self) -> None:
@@ -65,10 +76,12 @@ class Making:
         self.parts.remove()
 
     def _frames(
-        self, stamps: tuple[int, ...], enlarge: Enlarge, advance: Callable[[Tensor], object]
+        self, index: int, enlarge: Enlarge, advance: Callable[[Tensor], object]
     ) -> Iterator[tuple[int, Tensor]]:
-        for stamp, picture in self.clip.frames(stamps):
-            frame = enlarge(picture, self.size)
+        wanted = self.parts.stamps[index]
+        stamps = self.parts.around(index, REACH) if self.temporal else wanted
+        enlarged = ((stamp, enlarge(picture, self.size)) for stamp, picture in self.clip.frames(stamps))
+        for stamp, frame in steadied(enlarged, wanted) if self.temporal else enlarged:
             yield stamp, frame
             advance(frame)
 

@@ -32,6 +32,7 @@ class Parts:
     def __init__(self, clip: Clip, target: Path) -> None:
         self.folder = target.with_name(f".{target.name}.parts")
         self.stamps = [clip.stamps[first : first + FRAMES] for first in range(0, len(clip.stamps), FRAMES)]
+        self._all = clip.stamps
 
     def claim(self, made_of: dict[str, Any]) -> bool:
         """Begin, or go on with the parts that are there; those made of anything else are removed.
@@ -51,6 +52,11 @@ class Parts:
     def file(self, index: int) -> Path:
         """Where a part is, or is to be."""
         return self.folder / f"{index:06d}.part"
+
+    def around(self, index: int, reach: int) -> tuple[int, ...]:
+        """The stamps of a part's frames, and of up to so many before and after them."""
+        first = index * FRAMES
+        return self._all[max(first - reach, 0) : first + FRAMES + reach]
 
     @property
     def missing(self) -> list[int]:
