@@ -128,8 +128,6 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--metrics", nargs="+", choices=METRICS, default=[], metavar="NAME",
         help=f"{', '.join(METRICS)} (all but the last five)")  # fmt: skip
     add("--download", action="store_true", help="fetch weights that lpips, dists and the last five metrics need")
-    add("--temporal", action="store_true",
-        help="of clips: steady each frame by those beside it, against flicker; needs OpenCV")  # fmt: skip
     add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")
