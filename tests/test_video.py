@@ -24,7 +24,7 @@ from flowmapsr.flowmapsr_core.video.light import Light
 
 WEIGHTS = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}  # Kr, Kb of a matrix
 PQ, HLG = (Colors(primaries=9, curve=curve, matrix=9, range=LIMITED) for curve in (16, 18))
-# FFmpeg's encoding straight into an MP4 with sound beside it fails now and then with this; that of parts does not
+# Matroska holds the sources: now and then FFmpeg fails to encode this straight into an MP4, which no part of a clip is.
 LIGHT = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
 DISPLAY = ("0.68", "0.32", "0.265", "0.69", "0.15", "0.06", "0.3127", "0.329", "0.005", "1000")
 MASTERED = Light(tuple(map(Fraction, DISPLAY)), (1000, 400))  # the same: red, green, blue and white, then cd/m2
@@ -168,8 +168,8 @@ def with_subtitles(source, target):
 def test_a_clip_in_pq_or_hlg_comes_out_as_such(photo, upscale, tmp_path, curve):
     """Its samples go through as they are: 10 bits, within a step and what H.265 loses, and what it says of light."""
     path = write_clip(
-        tmp_path / "a.mp4", panned(photo, 3, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=curve,
-        sound=None, options={"x265-params": f"log-level=error:lossless=1:{LIGHT}"},
+        tmp_path / "a.mkv", panned(photo, 3, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=curve,
+        options={"x265-params": f"log-level=error:lossless=1:{LIGHT}"},
     )  # fmt: skip
     status, made = upscale(path, "o.mp4", "--quality", "0")
     before, clip = read_clip(path), read_clip(made)
@@ -184,8 +184,8 @@ def test_a_clip_in_pq_or_hlg_comes_out_as_such(photo, upscale, tmp_path, curve):
 @pytest.mark.parametrize(("name", "codec"), [("o.mp4", "av1"), ("o.mkv", "h264"), ("o.mkv", "ffv1")])
 def test_other_codecs_say_how_bright_a_clip_is_or_it_is_said(photo, upscale, tmp_path, name, codec, caplog):
     path = write_clip(
-        tmp_path / "a.mp4", panned(photo, 2, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=PQ,
-        sound=None, options={"x265-params": f"log-level=error:{LIGHT}"},
+        tmp_path / "a.mkv", panned(photo, 2, (48, 64)), codec="libx265", pixel_format="yuv420p10le", colors=PQ,
+        options={"x265-params": f"log-level=error:{LIGHT}"},
     )  # fmt: skip
     light = read_clip(upscale(path, name, "--codec", codec)[1]).light
     if codec == "ffv1":
