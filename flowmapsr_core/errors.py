@@ -1,4 +1,4 @@
-"""The exceptions that speak to users."""
+"""The exceptions that speak to users, and errors in a line."""
 
 from pathlib import Path
 
@@ -22,3 +22,8 @@ def check(holds: bool, message: str) -> None:
     """Raise :class:`UserError` unless a value is as it should be."""
     if not holds:
         raise UserError(message)
+
+
+def one_line(error: Exception) -> str:
+    """An error in one line, also one without a text."""
+    return " ".join(str(error).split()) or type(error).__name__

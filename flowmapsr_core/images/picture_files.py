@@ -9,24 +9,24 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..atomic import replacing
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .exr import COLORS, GRAY, finite, openexr, read_exr, uncovered, write_exr
 from .exr import SUFFIX as EXR
 from .float_tiff import info_of, is_float_tiff, read_float_tiff, tags
 from .light import display_of, light_of
+from .metadata import ORIENTATION, exif_of, metadata_of, save_arguments
 from .picture import Picture
-from .sixteen_bit import EXIF_IFD, ICC_TAG, XMP_TAG, read_sixteen_bit, write_png, write_tiff
+from .sixteen_bit import read_sixteen_bit, write_png, write_tiff
 
 log = logging.getLogger("flowmapsr")
 
@@ -45,14 +45,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 QUALITY = 95
 DEEP = "{} has 32 bits per sample; save it with 8 or 16"
 LACK_OF_MEMORY = ("out of memory", "decoder error -9", "can't allocate memory")  # as Pillow, libtiff and torch say it
-ORIENTATION = 0x0112
-# EXIF that describes how this file stores its pixels (orientation included: they are upright from here on)
-LAYOUT_TAGS = {ORIENTATION, 254, 255, *range(256, 264), 266, 273, 277, 278, 279, 284, 317, *range(320, 326), 338, 339}
-LAYOUT_TAGS |= {XMP_TAG, ICC_TAG}  # kept as metadata of their own
-LAYOUT_TAGS |= {34377, 37724}  # Photoshop's resources and layers: a thumbnail and the pixels of the file that was
-TEXT_TAGS = range(65000, 65100)  # of those that TIFF leaves to everybody: texts of the file that was
-LAYOUT_TAGS |= {*TEXT_TAGS}
-PIXEL_SIZE_TAGS = (0xA002, 0xA003)
 
 
 def read_picture(path: Path) -> Picture:
@@ -101,7 +93,7 @@ def _of_light(path: Path) -> Picture | None:
         return None
     samples, multiplied = read_float_tiff(path)
     with tags(path) as exif:
-        metadata = info_of(exif) | _exif(lambda: exif, path)
+        metadata = info_of(exif) | exif_of(lambda: exif, path)
         samples = upright(samples, exif.get(ORIENTATION, 1))
     return _picture(finite(samples, path), metadata, multiplied)
 
@@ -109,7 +101,7 @@ def _of_light(path: Path) -> Picture | None:
 def _frame(image: Image.Image, path: Path, index: int) -> Picture:
     image.seek(index)
     samples = _upright_samples(image, path, str(path), index)
-    metadata = _metadata(image, path)  # afterwards, as some of it stands at the end of a file
+    metadata = metadata_of(image, path)  # afterwards, as some of it stands at the end of a file
     return _picture(finite(samples, path) if samples.dtype.kind == "f" else samples, metadata)
 
 
@@ -178,7 +170,7 @@ def opened(source: Path | IO[bytes], name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise UserError(f"{name} is too large an image: {error}") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
-        reason = _reason(error)
+        reason = one_line(error)
         if any(words in reason.lower() for words in LACK_OF_MEMORY):
             raise MemoryError(reason) from error
         raise UserError(f"{name} is damaged or truncated ({reason}); copy it again") from error
@@ -280,31 +272,6 @@ def _eight_bit(image: Image.Image) -> np.ndarray:
     return samples if samples.ndim == 3 else samples[:, :, None]
 
 
-def _metadata(image: Image.Image, path: Path) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    for key in ("icc_profile", "dpi", "xmp"):
-        if image.info.get(key):
-            metadata[key] = image.info[key]
-    if image.mode == "CMYK":
-        metadata.pop("icc_profile", None)  # it describes inks, and the output is RGB
-    return metadata | _exif(image.getexif, path)
-
-
-def _exif(read: Callable[[], Image.Exif], path: Path) -> dict[str, Any]:
-    """EXIF without what describes the file that was, as metadata."""
-    try:
-        exif = read()
-        for tag in LAYOUT_TAGS & exif.keys():
-            del exif[tag]
-        for tag in PIXEL_SIZE_TAGS:
-            exif.get_ifd(EXIF_IFD).pop(tag, None)
-        if len(exif):
-            return {"exif": exif.tobytes()}
-    except Exception as error:  # entries are decoded one by one, each with errors of its own
-        log.warning("%s: its EXIF is damaged (%s) and is left out", path, _reason(error))
-    return {}
-
-
 def _holdable(metadata: dict[str, Any], pixel: np.ndarray, path: Path, file_format: str) -> dict[str, Any]:
     """The entries of ``metadata`` that can be written with a single ``pixel`` (1, 1, C) in this format."""
     kept = {}
@@ -312,7 +279,7 @@ def _holdable(metadata: dict[str, Any], pixel: np.ndarray, path: Path, file_form
         try:
             _encode(pixel, io.BytesIO(), file_format, {key: value})
         except Exception as error:  # too long, of a wrong type, or a number out of range, as each writer says it
-            log.warning("%s: %s does not fit into %s (%s) and is left out", path, key, file_format, _reason(error))
+            log.warning("%s: %s does not fit into %s (%s) and is left out", path, key, file_format, one_line(error))
         else:
             kept[key] = value
     return kept
@@ -328,31 +295,8 @@ def _encode(
         write_png(samples, file, metadata)
     else:
         image = Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples)
-        options = {"quality": quality, **OPTIONS[file_format], **_save_arguments(metadata, file_format)}
+        options = {"quality": quality, **OPTIONS[file_format], **save_arguments(metadata, file_format)}
         image.save(file, file_format, **options)
-
-
-def _reason(error: Exception) -> str:
-    """An error in one line, also one without a text."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _save_arguments(metadata: dict[str, Any], file_format: str) -> dict[str, Any]:
-    """Metadata as the format's ``save`` takes it; PNG has no keyword for XMP, and no format has one for texts."""
-    arguments = {key: value for key, value in metadata.items() if key != "text"}
-    texts = metadata.get("text", {})
-    if file_format == "PNG":
-        arguments["pnginfo"] = PngInfo()
-        for key, text in texts.items():
-            arguments["pnginfo"].add_text(key, text)
-        if "xmp" in metadata:
-            arguments["pnginfo"].add_itxt("XML:com.adobe.xmp", arguments.pop("xmp").decode("utf-8", "replace"))
-    elif file_format == "WEBP" and texts:
-        entries = Image.Exif()
-        entries.load(metadata.get("exif", b""))
-        entries.update({tag: f"{key}:{text}" for tag, (key, text) in zip(TEXT_TAGS, texts.items(), strict=False)})
-        arguments["exif"] = entries.tobytes()
-    return arguments
 
 
 def _stored(samples: Tensor, bits: int) -> np.ndarray:
