@@ -1,7 +1,7 @@
 """The README's gallery and plot: what ``flowmapsr evaluate`` makes of them, at x4.
 
 ``pip install -e ".[evaluate,upscalers]" && python benchmarks/gallery.py --set14 FOLDER --output FOLDER UPSCALER...``
-compares the built-in model with other upscalers, on the photographs of ``gallery/photos`` for the sheet, and on Set14
+compares our models with other upscalers, on the photographs of ``gallery/photos`` for the sheet, and the built-in on Set14
 for the plot. Both are put into ``gallery``. The same command goes on where it stopped.
 """
 
@@ -14,7 +14,7 @@ from flowmapsr.flowmapsr_core.cli.command import main as flowmapsr
 from PIL import Image
 
 GALLERY = Path(__file__).with_suffix("")
-LOOKS = ("--looks", "faithful", "balanced")
+LOOKS = ("--models", "mini", "base", "--looks", "faithful", "balanced")
 DIAL = ("--realism", "0", "0.25", "0.5", "0.75", "1")
 
 
