@@ -1,8 +1,8 @@
 """The README's gallery and plot: what ``flowmapsr evaluate`` makes of them, at x4.
 
 ``pip install -e ".[evaluate,upscalers]" && python benchmarks/gallery.py --set14 FOLDER --output FOLDER UPSCALER...``
-compares our models with other upscalers, on the photographs of ``gallery/photos`` for the sheet, and the built-in on Set14
-for the plot. Both are put into ``gallery``. The same command goes on where it stopped.
+compares our models with other upscalers on the photographs of ``gallery/photos`` for the sheet, and the built-in one on
+Set14 for the plot. Both are put into ``gallery``. The same command goes on where it stopped.
 """
 
 import argparse
