@@ -29,14 +29,7 @@ COLORS, GRAY, ALPHA = ("R", "G", "B"), ("Y",), "A"
 PROCESSING_SOFTWARE = 0x000B  # EXIF's entry for the record of how a picture was made
 RECORD = "flowmapsr"  # the attribute for it
 LARGEST = float(np.finfo(np.float16).max)
-FORMS = {
-    "NO",
-    "RLE",
-    "ZIPS",
-    "ZIP",
-    "PIZ",
-    "PXR24",
-}  # of compression without loss, or without another one
+FORMS = {"NO", "RLE", "ZIPS", "ZIP", "PIZ", "PXR24"}  # of compression that loses nothing, or nothing more
 OF_THE_FILE = ("channels", "type", "tiles", "version", "chunkCount", "preview", "name", "lineOrder")
 
 

@@ -23,10 +23,8 @@ log = logging.getLogger("flowmapsr")
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 OPTIONS = {"mp4": {"movflags": "+faststart"}, "mov": {"movflags": "+faststart"}}  # a page shows it while it loads
-SHAPED = (
-    ".mp4",
-    ".mov",
-)  # that say how wide a pixel is, whatever the codec; Matroska could, but PyAV does not have it so
+# They say how wide a pixel is, whatever the codec; Matroska could, but PyAV does not have it so.
+SHAPED = (".mp4", ".mov")
 KEPT = ("audio", "subtitle")
 OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # titles that are none
 
