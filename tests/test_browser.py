@@ -371,7 +371,7 @@ def test_from_a_photograph_to_a_picture_and_back(server, page, complaints, tmp_p
 
     paint(page)
     (image,) = run(server, page)["4"]
-    assert image["filename"] == "FlowMapSR_00001_.png"
+    assert image["filename"].startswith("FlowMapSR_")  # what the editor has written has no name to keep
     masked = np.asarray(Image.open(file_of(server, image)).convert("RGB"), float)
     changed = np.abs(masked - pixels[0]).max(axis=2) > 2
     assert 0.01 < changed.mean() < 0.5
