@@ -9,7 +9,7 @@ from torch import Tensor
 from ..flowmapsr_core import UserError
 from ..flowmapsr_core.codecs import FrozenVAE
 from ..flowmapsr_core.images.wrap import surround, without
-from .comfyui.images import PIXEL_SIZE, join_alpha
+from .comfyui.images import PIXEL_SIZE, given_out, join_alpha
 from .comfyui.pixel_vae import PixelVAE
 from .comfyui.progress import percent
 from .comfyui.schema import make_schema
@@ -60,14 +60,15 @@ class DecodeTiled(io.ComfyNode):
         around = surround(latent, down, along, wrap_of(wrap))
         if is_plain(vae) and latent.ndim == 4:
             image = join_alpha(vae.process_output(decode(vae, around, band, percent())))
+        elif isinstance(vae, PixelVAE):
+            image = given_out(vae.decode_as_it_is(around))
         else:
-            if not isinstance(vae, PixelVAE):
-                kind = type(vae.first_stage_model).__name__
-                log.warning(
-                    "%s cannot be computed band by band; it is decoded as by VAE Decode, which blends tiles "
-                    "where memory runs out",
-                    kind,
-                )
+            kind = type(vae.first_stage_model).__name__
+            log.warning(
+                "%s cannot be computed band by band; it is decoded as by VAE Decode, which blends tiles "
+                "where memory runs out",
+                kind,
+            )
             image = vae.decode(around)
             image = image.reshape(-1, *image.shape[-3:])  # a video's frames become a batch, as in VAE Decode
         if wrap_of(wrap):

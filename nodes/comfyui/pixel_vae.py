@@ -2,6 +2,7 @@
 
 import comfy.sd
 import torch
+from torch import Tensor
 
 from ...flowmapsr_core import UserError
 from ...flowmapsr_core.codecs import PixelCodec
@@ -23,6 +24,10 @@ class PixelVAE(comfy.sd.VAE):
         self.latent_channels = codec.channels
         self.memory_used_encode = lambda shape, dtype: 4 * 3 * shape[2] * shape[3] * dtype.itemsize
         self.memory_used_decode = lambda shape, dtype: 4 * shape[1] * shape[2] * shape[3] * dtype.itemsize
+
+    def decode_as_it_is(self, latent: Tensor) -> Tensor:
+        """Images (B, H, W, 3) of latents, also colours beyond [0, 1], which a correction may still bring back."""
+        return self.first_stage_model.decode(latent.float()).movedim(1, -1)
 
 
 class NoVAE(comfy.sd.VAE):
