@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,6 +24,19 @@ spec.loader.exec_module(sys.modules["flowmapsr"])
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; a test of it is skipped where it, or playwright, is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        try:
+            running = driver.chromium.launch(executable_path=shutil.which("chromium"))
+        except playwright.Error as error:
+            pytest.skip(f"Chromium does not start: {error}")
+        yield running
+        running.close()
 
 
 @pytest.fixture

@@ -164,17 +164,6 @@ def server(tmp_path_factory):
     shutil.rmtree(base / "models")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        try:
-            running = driver.chromium.launch(executable_path=shutil.which("chromium"))
-        except playwright.Error as error:
-            pytest.skip(f"Chromium does not start: {error}")
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def complaints():
     """What the page says about our nodes on its console, and requests of ours that failed."""

@@ -1,14 +1,10 @@
 """Clips in a browser: what the command has written plays in Chromium."""
 
-import shutil
-
 import pytest
 import torch
 from clips import write_clip
 from flowmapsr.flowmapsr_core.cli.command import main
 from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 PLAYED = """async () => {
     const video = document.querySelector('video')
@@ -24,17 +20,6 @@ PLAYED = """async () => {
     const sound = video.webkitAudioDecodedByteCount
     return { duration, currentTime, videoWidth, videoHeight, totalVideoFrames, sound }
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        try:
-            running = driver.chromium.launch(executable_path=shutil.which("chromium"))
-        except playwright.Error as error:
-            pytest.skip(f"Chromium does not start: {error}")
-        yield running
-        running.close()
 
 
 @pytest.mark.browser

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..images.metrics import luma
 from . import libraries, measures, sets
 from .features import LITE0, LITE2
@@ -122,7 +122,7 @@ def load_metrics(names: Sequence[str], device: torch.device, download: bool) -> 
             _check_weights(metric, download)
             (loaded.sets if metric.of_set else loaded.measures)[name] = metric.load(device)
         except (UserError, OSError) as error:
-            loaded.lacking[name] = " ".join(str(error).split())
+            loaded.lacking[name] = one_line(error)
     return loaded
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UserError, check
+from ..errors import UserError, check, one_line
 from .light import display_of, light_of
 from .picture import ExrFile, Picture
 from .sixteen_bit import EXIF_IFD
@@ -103,7 +103,7 @@ def write_exr(picture: Picture, file: Path, path: Path) -> None:
         with silent():
             module.File(header, channels).write(str(file))
     except RuntimeError as error:
-        raise OSError(" ".join(str(error).split())) from error
+        raise OSError(one_line(error)) from error
 
 
 def exr_about(path: Path) -> tuple[tuple[int, int], str | None]:

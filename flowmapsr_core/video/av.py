@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -53,4 +53,4 @@ def writing(path: Path) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """An error of FFmpeg or of the system in a few words."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return getattr(error, "strerror", None) or one_line(error)

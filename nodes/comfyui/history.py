@@ -65,7 +65,7 @@ def history(prompt: Prompt, node: str) -> Record:
     loader = line[-1][0]["inputs"] if line else {}
     if _value(prompt, loader.get("auto")):
         record["shrunk"] = True
-    if name := loaded_file(prompt, node):
+    if name := _file_at_the_end(line):
         record["source"] = file_name(name)
     place = next((place for place, kind in enumerate(kinds) if kind in MAKERS), None)
     if place is not None:
@@ -77,8 +77,11 @@ def history(prompt: Prompt, node: str) -> Record:
 
 def loaded_file(prompt: Prompt, node: str) -> str | None:
     """Name in ComfyUI's list of the file that the images come from which node number ``node`` gets."""
-    first = [passed for passed, _ in _line(prompt, node)][-1:]
-    names = [loader["inputs"].get("image") for loader in first if loader["class_type"] in LOADERS]
+    return _file_at_the_end(list(_line(prompt, node)))
+
+
+def _file_at_the_end(line: Line) -> str | None:
+    names = [loader["inputs"].get("image") for loader, _ in line[-1:] if loader["class_type"] in LOADERS]
     return next((name for name in names if isinstance(name, str)), None)
 
 

@@ -67,8 +67,7 @@ class Upscaler:
     def __init__(self, teacher: Teacher, device: torch.device) -> None:
         path = teacher_file(teacher)
         try:
-            own = path.suffix == ".safetensors" and is_checkpoint_file(path)
-            self.paint = _vivid(path, device) if own else CommunityUpscaler(path, device)
+            self.paint = (_vivid if is_checkpoint_file(path) else CommunityUpscaler)(path, device)
         except UserError as error:
             raise UserError(f"teacher.upscaler: {error}") from error
 
