@@ -3,7 +3,7 @@
 ``python benchmarks/flicker.py FOLDER MODEL...`` makes clips of the photographs of a folder, whose motion is known: the
 middle, at half its size, panned, zoomed into and turned by the same amount from each frame to the next. Each frame is
 made small by bicubic, and then left so, or it gets noise of its own, or the clip is compressed as H.264 at CRF 30. They
-are upscaled frame by frame, by bicubic and by each model in all of its looks, and then steadied as ``--temporal`` does;
+are upscaled frame by frame, by bicubic and by each model in all of its looks, and then steadied as clips are;
 MODEL is what ``--model`` takes.
 
 In each cell: what changes in the luma from frame to frame once the motion is taken out (root mean square, in 8-bit
@@ -142,7 +142,7 @@ def main() -> None:
             still = {
                 damage: [(clip, eight_bit(steady(frames))) for clip, frames in some] for damage, some in made.items()
             }
-            print_row(f"{title}, temporal", still)
+            print_row(f"{title}, steadied", still)
 
 
 if __name__ == "__main__":

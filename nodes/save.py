@@ -20,7 +20,9 @@ FORMATS = {  # extension, and bits per sample
     "webp": (".webp", 8),
     "tiff": (".tif", 8),
     "tiff 16-bit": (".tif", 16),
+    "exr": (".exr", 16),  # in half floats
 }
+UNSEEN = (".tif", ".exr")  # what browsers do not show
 NO_NAME = "FlowMapSR"
 TINT = 0.02  # mean difference between the channels of what passes for gray: upscalers leave some of it
 
@@ -33,7 +35,7 @@ class Save(io.ComfyNode):
             display_name="Save Photograph",
             category="image/upscaling/FlowMapSR",
             description="Saves images with the camera's metadata, and with what it takes to make them again.",
-            search_aliases=["save image", "exif", "icc profile", "xmp", "16 bit", "jpeg", "webp", "tiff"],
+            search_aliases=["save image", "exif", "icc profile", "xmp", "16 bit", "jpeg", "webp", "tiff", "exr"],
             inputs=[
                 io.Image.Input("images", tooltip="One image or a batch. Alpha is kept, but for jpeg."),
                 io.String.Input(
@@ -42,7 +44,10 @@ class Save(io.ComfyNode):
                     tooltip="As in Save Image. %name% is the name of source's file. A number follows it.",
                 ),
                 io.Combo.Input(
-                    "format", options=list(FORMATS), default="png", tooltip="16 bits keep smooth gradients smooth."
+                    "format",
+                    options=list(FORMATS),
+                    default="png",
+                    tooltip="16 bits keep smooth gradients smooth, exr light brighter than white.",
                 ),
                 io.Int.Input(
                     "quality", default=QUALITY, min=1, max=100, tooltip="Counts for jpeg and webp: 100 is the best."
@@ -85,8 +90,7 @@ class Save(io.ComfyNode):
             )
             write_picture(picture, path, quality)
             saved.append(ui.SavedResult(path.name, folder, io.FolderType.output))
-        # browsers show no TIFF
-        return io.NodeOutput(ui=ui.PreviewImage(images) if suffix == ".tif" else ui.SavedImages(saved))
+        return io.NodeOutput(ui=ui.PreviewImage(images) if suffix in UNSEEN else ui.SavedImages(saved))
 
     @classmethod
     def with_history(cls, metadata: dict, source: Source | None, size: tuple[int, int]) -> dict:

@@ -46,12 +46,21 @@ class UpscaleVideo(io.ComfyNode):
                     optional=True,
                     tooltip="Of the noise that some models start from, the same in all frames.",
                 ),
+                io.Boolean.Input(
+                    "temporal",
+                    default=False,
+                    optional=True,
+                    tooltip="Steadies each frame by those beside it, against flicker. Needs OpenCV: "
+                    "pip install opencv-python-headless.",
+                ),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="H.264, or H.265 for more than 8 bits.")],
         )
 
     @classmethod
-    def execute(cls, video, factor: float, look: str, model=None, seed: int = 0) -> io.NodeOutput:
+    def execute(
+        cls, video, factor: float, look: str, model=None, seed: int = 0, temporal: bool = False
+    ) -> io.NodeOutput:
         clip = clip_of(video)
         frame = torch.empty(1, 3, *clip.size, device="meta")
         size = output_size(frame, factor, None)
@@ -64,7 +73,7 @@ class UpscaleVideo(io.ComfyNode):
             record = {name: managed.info.get(key) for name, key in MODEL_KEYS.items()} | {"look": look, "seed": seed}
             if managed.patcher.patches:
                 record["loras"] = str(managed.patcher.patches_uuid)
-            making = making_of(clip, size, record)
+            making = making_of(clip, size, record, temporal)
             if not making.target.exists():
                 making.begin()
                 making.run(making.parts.missing, enlarge, frames(len(clip.stamps)))

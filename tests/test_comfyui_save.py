@@ -9,6 +9,7 @@ import shlex
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from comfyui_process import import_nodes
@@ -98,6 +99,26 @@ def made_again(described, photograph, folder):
     words = [str(models / word) if word == "local.safetensors" else word for word in words]
     assert cli.main([*words, "--device", "cpu", "--quiet"]) == 0
     return read_picture(folder / words[3]).color
+
+
+def test_light_brighter_than_white_stays_that(server, prompt):
+    openexr = pytest.importorskip("OpenEXR")
+    light = np.linspace(0, 1, 24 * 32 * 3, dtype=np.float32).reshape(24, 32, 3)
+    light[8:16, 8:16], light[8:16, 20:28] = 10, 100
+    file = openexr.File({"type": openexr.scanlineimage}, {"RGB": light})
+    file.write(str(server.base / "input" / "scene.exr"))
+    prompt["1"]["inputs"]["image"] = "scene.exr"
+    prompt["2"]["inputs"]["look"] = "faithful"
+    prompt["3"]["inputs"] |= saving("exr", "light/%name%")
+    entry = server.succeed(prompt)
+    (path,) = (server.base / "output" / "light").iterdir()
+    assert path.name == "scene_00001_.exr"
+    assert saved(server, entry)[0].suffix == ".png"
+    channels = openexr.File(str(path), separate_channels=True).channels()
+    green = channels["G"].pixels
+    assert green.dtype == np.float16
+    means = [green[20:28, left : left + 8].astype(np.float32).mean() for left in (20, 44)]
+    assert means == pytest.approx([10, 100], rel=0.02)
 
 
 @pytest.mark.parametrize("form", SUFFIXES)

@@ -26,7 +26,8 @@ FROZEN = {
     "FlowMapSR_InventionMap": "image IMAGE, source IMAGE, look COMBO, model? FLOWMAPSR_MODEL, "
     "wrap? COMBO -> map MASK, heat IMAGE, score FLOAT",
     "FlowMapSR_Save": "images IMAGE, filename_prefix STRING, format COMBO, quality INT, source? FLOWMAPSR_SOURCE -> ",
-    "FlowMapSR_UpscaleVideo": "video VIDEO, factor FLOAT, look COMBO, model? FLOWMAPSR_MODEL, seed? INT -> video VIDEO",
+    "FlowMapSR_UpscaleVideo": "video VIDEO, factor FLOAT, look COMBO, model? FLOWMAPSR_MODEL, seed? INT, "
+    "temporal? BOOLEAN -> video VIDEO",
 }
 DO_IT_ALL = ("FlowMapSR_Upscale", "FlowMapSR_UpscaleVideo")
 DEFINITIONS = {name: node for name, node in json.loads(OBJECT_INFO.read_text()).items() if is_ours(name)}

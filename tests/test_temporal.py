@@ -104,18 +104,18 @@ def upscale(photo, model, tmp_path):
 
 
 def test_parts_do_not_change_the_frames(upscale, monkeypatch):
-    status, whole = upscale("whole.mkv", "--temporal")
+    status, whole = upscale("whole.mkv")
     monkeypatch.setattr(parts, "FRAMES", 3)
-    again, made = upscale("parts.mkv", "--temporal")
+    again, made = upscale("parts.mkv")
     frames = decoded(made)
     assert (status, again, len(frames)) == (0, 0, 8)
     assert torch.equal(frames, decoded(whole))
-    assert not torch.equal(frames, decoded(upscale("alone.mkv")[1]))
+    assert not torch.equal(frames, decoded(upscale("alone.mkv", "--no-temporal")[1]))
 
 
 def test_without_opencv_a_line_says_what_to_install(upscale, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    assert upscale("o.mkv", "--temporal")[0] == 2
+    assert upscale("o.mkv")[0] == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install 'flowmapsr[temporal]'" in line
-    assert upscale("o.mkv")[0] == 0
+    assert "pip install 'flowmapsr[video]'" in line
+    assert upscale("o.mkv", "--no-temporal")[0] == 0

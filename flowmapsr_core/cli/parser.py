@@ -84,8 +84,8 @@ def _add_upscale(parser: argparse.ArgumentParser) -> None:
     add("--start", type=float, default=0.0, metavar="S", help="of clips: from so many seconds on (%(default)g)")
     add("--end", type=float, metavar="S", help="of clips: until before so many seconds (the end)")
     add("--every", type=int, default=1, metavar="N", help="of clips: every N-th frame (%(default)s)")
-    add("--temporal", action="store_true",
-        help="of clips: steady each frame by those beside it, against flicker; needs OpenCV")  # fmt: skip
+    add("--temporal", action=argparse.BooleanOptionalAction, default=True,
+        help="of clips: steady each frame by those beside it, against flicker (on)")  # fmt: skip
     add("--tile", type=int, metavar="N", help="side of a tile in output pixels, 0 for none (from the free memory)")
     add("--device", default="auto", metavar="D", help="cpu, cuda, mps (a GPU if there is one)")
     add("--dtype", choices=["auto", *DTYPES], default="auto", help="precision of the network (%(default)s)")

@@ -1,8 +1,8 @@
 """Frames of a clip, enlarged, that steady one another: what flickers is not the same in neighbours, what is shown is.
 
 Each frame becomes a mean of itself and its neighbours, moved onto it by optical flow and weighed, pixel by pixel, by
-how well they agree. So what a neighbour does not show, or shows elsewhere, stays out, as after a cut. OpenCV, the extra
-``temporal``, finds the flow and moves the pixels.
+how well they agree. So what a neighbour does not show, or shows elsewhere, stays out, as after a cut. OpenCV, which
+the extra ``video`` brings, finds the flow and moves the pixels.
 """
 
 from collections import deque
@@ -33,7 +33,9 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise UserError(f"--temporal needs OpenCV ({error}); pip install 'flowmapsr[temporal]'") from error
+        raise UserError(
+            f"steadying frames needs OpenCV ({error}); pip install 'flowmapsr[video]', or go without: --no-temporal"
+        ) from error
     return cv2
 
 

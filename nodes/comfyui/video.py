@@ -62,16 +62,16 @@ def _stored(components: Any) -> Path:
     return path
 
 
-def making_of(clip: Clip, size: tuple[int, int], record: Record) -> Making:
+def making_of(clip: Clip, size: tuple[int, int], record: Record, temporal: bool) -> Making:
     """What makes a temporary file of a clip: an MP4, or Matroska if that does not hold its sound.
 
     Its name follows from all that is in it, so what was cancelled goes on when it is asked for again.
     """
     lost = {kind for kind, _ in not_held(clip, ".mp4")}
     file, stamps = clip.path.stat(), clip.stamps
-    made_of = [str(clip.path), file.st_mtime_ns, len(stamps), stamps[0], stamps[-1], size, record]
+    made_of = [str(clip.path), file.st_mtime_ns, len(stamps), stamps[0], stamps[-1], size, record, temporal]
     target = _temporary(json.dumps(made_of).encode(), ".mkv" if "audio" in lost else ".mp4")
-    return Making(clip, choose_encoding(clip, target), target, size, record)
+    return Making(clip, choose_encoding(clip, target), target, size, record, temporal)
 
 
 def _temporary(content: bytes, suffix: str) -> Path:

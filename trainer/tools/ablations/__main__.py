@@ -59,7 +59,7 @@ def main() -> int:
                         help=f"of {', '.join(TABLES)} (all)")  # fmt: skip
     parser.add_argument("--steps", type=int, default=500, help="of every variant (%(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="a run of each for every variant (0)")
-    parser.add_argument("--upscaler", type=Path, help="Compact or ESRGAN upscaler, for the table losses")
+    parser.add_argument("--upscaler", type=Path, help="Compact or ESRGAN upscaler, for the tables losses and parts")
     options = parser.parse_args()
     try:
         bench = Bench(

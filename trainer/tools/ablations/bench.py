@@ -47,7 +47,7 @@ class Bench:
         output: folder of the runs.
         steps: optimiser steps of a variant.
         seeds: of the runs; every variant is trained with each.
-        upscaler: of the community, which teaches and, converted, is started from; for the table "losses" alone.
+        upscaler: of the community, which teaches and, converted, is started from; for the tables "losses" and "parts".
     """
 
     photos: Path
@@ -116,6 +116,9 @@ class Bench:
     def sample(self, variant: Variant, column: Column, seed: int) -> Tensor:
         """What a variant makes of the LR images."""
         model = self.model(variant, seed, column.lora_scale)
+        if column.euler:
+            embed = model.network.embed
+            model.network.embed = lambda t, s, *conditions: embed(t, t, *conditions)
         sampled = upscale(model, self.lr, FACTOR, color="none", tile=0, **column.settings)
         if column.blend == 1:
             return sampled

@@ -1,6 +1,6 @@
 """What is compared: tables of variants, each a change to one recipe, and the settings they are sampled with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 BASE, SSD, CONVERTED = "base", "SSD", "converted"  # what others start from; the last is an upscaler, converted
@@ -42,12 +42,14 @@ class Column:
         settings: arguments of ``upscale``.
         lora_scale: strength of its LoRA, if it has trained one.
         blend: share of the sampled picture; the rest is the posterior mean.
+        euler: by the instantaneous velocity ``u(x, t, t)``, as models of flow matching are sampled.
     """
 
     name: str
     settings: dict[str, Any]
     lora_scale: float = 1.0
     blend: float = 1.0
+    euler: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def _steps(n: int) -> Column:
 MEAN = Column("posterior mean", {"look": "faithful"})
 BY_STEPS = (MEAN, _steps(1), _steps(2), _steps(4))
 ENDS = (MEAN, _steps(1))
+EULER = (*ENDS, *(replace(_steps(n), name=f"{n} Euler steps", euler=True) for n in (4, 16)))
 DIAL = (
     *(Column(f"realism {r:g}", {"steps": 1, "guidance": 1.0, "realism": r}) for r in (0, 0.25, 0.5, 0.75, 1)),
     *(Column(f"blend {r:g}", {"steps": 1, "guidance": 1.0}, blend=r) for r in (0.25, 0.5, 0.75)),
@@ -103,6 +106,17 @@ NOISE = tuple(
     )
     for condition in (False, True)
     for noise in (0, 0.01, 0.05, 0.1, 0.2)
+)
+PARTS = (
+    Variant("regression", ("flow-matching",), changes=("times.start=1",)),
+    Variant("flow matching", ("flow-matching",)),
+    NOISE[0],
+    NOISE[3],
+    Variant(
+        "straight to a teacher",
+        ("flow-matching", "self-distillation straight"),
+        changes=(f'teacher={{upscaler="{UPSCALER}",of="jumps"}}',),
+    ),
 )
 CONSISTENCY = tuple(
     Variant(
@@ -147,6 +161,7 @@ TABLES = {
         tuple(Column(f"{s:g}", {"steps": 2, "guidance": 1.0}, s) for s in (0.0, 1.0, 1.5, 2.0, 3.0)),
     ),
     "noise": Table("noise at the LR end", NOISE, ENDS),
+    "parts": Table("from scratch", PARTS, EULER),
     "dial": Table("realism, one evaluation", (NOISE[0], NOISE[8]), DIAL),
     "consistency": Table("consistency", CONSISTENCY, ENDS),
     "losses": Table("from a converted upscaler", LOSSES, ENDS),
