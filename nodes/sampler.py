@@ -93,7 +93,7 @@ class Sampler(io.ComfyNode):
                     default=1.0,
                     min=0.0,
                     max=1.0,
-                    step=0.05,
+                    step=0.005,
                     optional=True,
                     tooltip="0 is closest to the source, as posterior mean among the steps; 1 has most detail.",
                 ),
