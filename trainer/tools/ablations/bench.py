@@ -118,7 +118,7 @@ class Bench:
         model = self.model(variant, seed, column.lora_scale)
         if column.euler:
             embed = model.network.embed
-            model.network.embed = lambda t, s, *conditions: embed(t, t, *conditions)
+            model.network.embed = lambda t, s, prompt, guidance: embed(t, t, prompt, guidance)
         sampled = upscale(model, self.lr, FACTOR, color="none", tile=0, **column.settings)
         if column.blend == 1:
             return sampled
