@@ -160,11 +160,13 @@ def test_a_faithful_picture_has_an_empty_map(nodes, photo):
 
 def test_values_beyond_white_go_through_the_node(nodes, photo):
     from flowmapsr.flowmapsr_core import load_model, upscale
+    from flowmapsr.flowmapsr_core.upscaling.host import TorchHost, find_dtype
 
     def result(image):
         return nodes.upscale.Upscale.execute(image.movedim(1, -1), 2.0, "balanced").args[0].movedim(-1, 1)
 
-    model, image = load_model("built-in"), photo[..., :24, :32].clone()
+    model = load_model("built-in", dtype=find_dtype("auto", TorchHost(torch.device("cpu"))))
+    image = photo[..., :24, :32].clone()
     image[..., 0, 0] = 1.2  # as resampling overshoots
     assert torch.equal(result(image), upscale(model, image, scale=2))
     image[..., 4:20, 4:20] = 8

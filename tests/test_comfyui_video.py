@@ -34,14 +34,19 @@ def saved(server, entry):
     return server.base / "output" / file["filename"]
 
 
-def test_the_node_gives_the_frames_of_the_command_and_the_sound_of_the_source(server, photo, tmp_path):
+@pytest.mark.parametrize("temporal", [False, True])
+def test_the_node_gives_the_frames_of_the_command_and_the_sound_of_the_source(server, photo, tmp_path, temporal):
+    if temporal:
+        pytest.importorskip("cv2")
     source = write_clip(server.base / "input" / "a.mp4", panned(photo, 50, (32, 40), step=1))
-    made = saved(server, server.succeed(prompt("a.mp4")))
+    before = set((server.base / "temp").iterdir())
+    made = saved(server, server.succeed(prompt("a.mp4", temporal=temporal)))
     target = tmp_path / "command.mp4"
-    assert main(["upscale", str(source), "--output", str(target), "--scale", "2", "--look", "faithful"]) == 0
+    options = ["--scale", "2", "--look", "faithful", "--temporal" if temporal else "--no-temporal"]
+    assert main(["upscale", str(source), "--output", str(target), *options]) == 0
     assert read_frames(made) == read_frames(target)
     assert read_packets(made, "audio") == read_packets(source, "audio")
-    left = [file.name for file in (server.base / "temp").iterdir() if file.name.startswith((".flowmapsr", "flowmapsr"))]
+    left = [file.name for file in set((server.base / "temp").iterdir()) - before if "flowmapsr" in file.name]
     assert len(left) == 1  # the file that the VIDEO is
 
 

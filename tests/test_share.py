@@ -14,6 +14,7 @@ from flowmapsr.flowmapsr_core.cli import command as cli
 from flowmapsr.flowmapsr_core.cli.folder import plan_jobs
 from flowmapsr.flowmapsr_core.cli.share import Share
 from flowmapsr.flowmapsr_core.video.parts import FRAMES
+from flowmapsr.flowmapsr_core.video.temporal import REACH
 from PIL import Image
 
 pytest.importorskip("accelerate", reason="needs accelerate, which starts the processes")
@@ -100,7 +101,7 @@ def test_two_processes_share_the_parts_of_a_clip(photo, tmp_path, small_model):
     done = launched("upscale", clip, "--output", tmp_path / "two.mp4", *settings, "--verbose")
     assert done.returncode == 0, done.stderr[-3000:]
     upscaled = [done.stderr.count(f"[default{rank}]:flowmapsr: latent of") for rank in (0, 1)]
-    assert upscaled == [FRAMES + 3, FRAMES], done.stderr[-3000:]
+    assert upscaled == [FRAMES + REACH + 3 + REACH, REACH + FRAMES + REACH], done.stderr[-3000:]  # beside parts, too
     assert decoded(tmp_path / "two.mp4").shape == decoded(tmp_path / "one.mp4").shape
     assert (decoded(tmp_path / "two.mp4") - decoded(tmp_path / "one.mp4")).abs().mean() < 1e-3
 
