@@ -117,13 +117,14 @@ def test_a_cut_out_has_no_dark_fringe(tmp_path):
     y, x = np.mgrid[:40, :40]
     alpha = (12.5 - np.hypot(y - 20, x - 20)).clip(0, 1)
     write(tmp_path / "in.exr", {name: (alpha * (1 if name == "A" else 50)).astype(np.float16) for name in "RGBA"})
-    assert run("upscale", tmp_path / "in.exr", "--output", tmp_path / "out.exr", "--scale", 3, "--quiet") == 0
+    # in bfloat16, which some CPUs choose, a step of the network's output is a tenth of so much light
+    precise = ("--dtype", "float32", "--quiet")
+    assert run("upscale", tmp_path / "in.exr", "--output", tmp_path / "out.exr", "--scale", 3, *precise) == 0
     _, made = load(tmp_path / "out.exr")
     opaque = made["A"].astype(np.float32)
     light = made["G"].astype(np.float32) + 50 * (1 - opaque)  # over what is as bright
-    # one 8-bit step of what the network paints is 12% of so much light
-    assert light.min() > 44
-    assert light.max() < 56
+    assert light.min() > 48
+    assert light.max() < 52
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])

@@ -34,7 +34,7 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"steadying frames needs OpenCV ({error}); pip install 'flowmapsr[video]', or go without: --no-temporal"
+            f"steadying frames needs OpenCV ({error}); pip install 'flowmapsr[video]', or leave it out (--no-temporal)"
         ) from error
     return cv2
 
