@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +19,13 @@ OPEN_ELSEWHERE = (5, 32, 1224)  # ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, 
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` whose file takes its place when the block ends well, and is removed when not.
 
-    No two processes of a machine get the same name. The folder is made if there is none.
+    No two processes get the same name, also on hosts that share the folder. The folder is made if there is none.
 
     Raises :class:`UserError` if another program has ``path`` open and the system does not let it go, else the
     ``OSError`` of what fails.
     """
-    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}{PARTIAL}")  # shortened, as a name has 255 bytes at most
+    own = f"{os.getpid()}-{secrets.token_hex(4)}"
+    partial = path.with_name(f".{path.name[:40]}.{own}{PARTIAL}")  # shortened, as a name has 255 bytes at most
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial

@@ -21,6 +21,8 @@ NEGATIVE_PROMPT = "oil painting, cartoon, blur, dirty, messy, low quality, defor
 # a precision, or what chooses one of those that a network supports
 Precision: TypeAlias = torch.dtype | Callable[[Sequence[torch.dtype]], torch.dtype]
 CODEC = "codec."  # what the names of a codec's weights begin with
+# what to do with an upscaler of the community where a checkpoint is wanted
+USED_AS_IT_IS = "evaluate takes it as --baseline, and 'flowmapsr convert' makes a checkpoint to train and to save"
 PLAIN = FlowMapMethod()  # of checkpoints that name no method
 
 
@@ -121,16 +123,15 @@ class Model:
         return cls(FlowMap(network, method), codec, info or {}, looks, least)
 
     def config(self) -> dict[str, Any]:
-        """Everything needed to rebuild the model, as JSON data; what is last in it only where it is not the usual.
+        """Everything needed to rebuild the model, as JSON data.
+
+        The sections for the method, the looks and the least factor are there only where they differ from the defaults.
 
         Raises :class:`UserError` for an upscaler of the community, which stays in the file that it came in.
         """
         if type(self.network).__name__ not in NETWORKS:
             name = self.info.get("title", "the model")
-            raise UserError(
-                f"{name} is an upscaler, used as it is; evaluate takes it as --baseline, and 'flowmapsr convert' makes "
-                f"a checkpoint to train and to save"
-            )
+            raise UserError(f"{name} is an upscaler, used as it is; {USED_AS_IT_IS}")
         sections: dict[str, Any] = {
             "network": {"type": type(self.network).__name__, **dataclasses.asdict(self.network.config)},
             "codec": {"type": type(self.codec).__name__, **dataclasses.asdict(self.codec.config)},

@@ -68,11 +68,10 @@ def test_realism_out_of_range_is_refused(realism):
         sample(lambda x, t, s: x, torch.zeros(1, 1, 2, 2), 1, realism=realism)
 
 
-def test_sample_reports_every_step_and_leaves_its_input(pair):
+def test_sample_leaves_its_input(pair):
     x0, x1 = pair
-    before, seen = x1.clone(), []
-    sample(lambda x, t, s: x1 - x0, x1, 4, lambda done, steps, x: seen.append((done, steps, x.shape)))
-    assert seen == [(k, 4, x1.shape) for k in (1, 2, 3, 4)]
+    before = x1.clone()
+    sample(lambda x, t, s: x1 - x0, x1, 4)
     assert torch.equal(x1, before)
 
 

@@ -11,6 +11,8 @@ from flowmapsr.flowmapsr_core.files.onnx_file import IDENTITY, OPSET, OneEvaluat
 from flowmapsr.flowmapsr_core.method.methods import CTMSR, FlowMapMethod
 from flowmapsr.flowmapsr_core.model import FlowMap, Model
 from flowmapsr.flowmapsr_core.networks import CompactNet, CompactNetConfig
+from safetensors.torch import save_file
+from small_upscalers import compact
 
 SIZES = [(2, 3, 50, 66), (1, 3, 7, 9), (1, 3, 64, 48)]  # none, or some, or all sides are whole cells
 
@@ -40,6 +42,12 @@ def test_noise_is_refused_in_one_line(method):
     config = CompactNetConfig(unshuffle=2, width=8, layers=1, inputs=method.images)
     with pytest.raises(UserError, match=r"^mine starts from noise; give a model that"):
         OneEvaluation(Model(FlowMap(CompactNet(config), method), PixelCodec()), "mine")
+
+
+def test_another_upscaler_is_refused_in_one_line(tmp_path, capsys):
+    save_file(compact().state_dict(), tmp_path / "other.safetensors")
+    assert cli.main(["export", str(tmp_path / "other.safetensors"), "--output", str(tmp_path / "model.onnx")]) == 2
+    assert "is another upscaler; 'flowmapsr convert' it first" in capsys.readouterr().err
 
 
 def test_the_command_refuses_other_names(tmp_path, capsys):

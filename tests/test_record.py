@@ -4,10 +4,10 @@ import pytest
 import torch
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.images.picture_files import Picture, read_picture, write_picture
-from flowmapsr.flowmapsr_core.images.record import LONGEST, PROCESSING_SOFTWARE, read_record, with_record
+from flowmapsr.flowmapsr_core.images.record import LONGEST, PROCESSING_SOFTWARE, read_about, read_record, with_record
 from PIL import Image
 
-MAKE, SOFTWARE, DESCRIPTION, EXIF_IFD, GPS_IFD = 0x010F, 0x0131, 0x010E, 0x8769, 0x8825
+MAKE, SOFTWARE, DESCRIPTION, EXIF_IFD, GPS_IFD, ORIENTATION = 0x010F, 0x0131, 0x010E, 0x8769, 0x8825, 0x0112
 RECORD = {"model": "Büroklammer 2", "steps": 4, "guidance": 1.5, "seed": 2**64 - 1, "loras": {"a.safetensors": -0.5}}
 
 
@@ -48,6 +48,14 @@ def test_pictures_without_a_record(tmp_path, text):
         exif[PROCESSING_SOFTWARE] = text
     Image.new("RGB", (9, 9)).save(tmp_path / "in.jpg", exif=exif.tobytes())
     assert read_record(tmp_path / "in.jpg") is None
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_pictures_size_is_that_of_it_upright(tmp_path, turned):
+    exif = Image.Exif()
+    exif[ORIENTATION] = turned
+    Image.new("RGB", (12, 9)).save(tmp_path / "in.jpg", exif=exif.tobytes())
+    assert read_about(tmp_path / "in.jpg")[0] == tuple(read_picture(tmp_path / "in.jpg").color.shape[2:])
 
 
 def test_a_file_that_is_no_picture(tmp_path):

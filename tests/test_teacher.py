@@ -137,6 +137,23 @@ def test_of_jumps_flow_matching_keeps_hr(recipe_file, upscaler, small_model):
     assert torch.equal(batch.hr[::2], hr[::2])
 
 
+def test_distances_of_pictures_are_to_the_teachers_where_the_recipe_says_so(recipe_file, upscaler, small_model):
+    stages = 'stages=[{kind="guided",steps=1,objective="straight"}]'
+    settings = [f"teacher.upscaler={upscaler}", "teacher.of=jumps", "teacher.distances=picture", stages]
+    recipe = read_recipe(recipe_file, settings)
+    hr = torch.rand(4, 3, 64, 64, generator=generator_of(1))
+    draws = draw(recipe, recipe.stages[0], 4, generator_of(2))
+    draws.s = torch.where(draws.jump, 0.0, draws.s)
+    draws.negative = torch.tensor([False, True, False, False])
+    pictures = teacher_of(upscaler).of_groups
+    batch = make_batch(hr, draws, recipe, small_model, pair_generators(recipe, 0, range(4)), pictures)
+    plain = make_batch(hr, draws, recipe, small_model, pair_generators(recipe, 0, range(4)))
+    assert draws.jump.tolist() == [False, True, False, True]
+    assert [torch.equal(*images) for images in zip(batch.hr, plain.hr, strict=True)] == [True, True, True, False]
+    assert (small_model.codec.encode(batch.hr) - batch.x0).abs().max() < 1e-6
+    assert torch.equal(batch.real, plain.real)  # what discriminators take for real
+
+
 def test_a_jump_to_s_learns_s_of_hr_and_the_rest_of_the_picture(recipe_file, upscaler, small_model):
     stages = 'stages=[{kind="self-distillation",steps=1,objective="straight"}]'
     recipe = read_recipe(recipe_file, [f"teacher.upscaler={upscaler}", "teacher.of=jumps", "times.jumps=1", stages])

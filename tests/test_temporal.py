@@ -13,7 +13,7 @@ from flowmapsr.flowmapsr_core.images.color import gaussian_blur
 from flowmapsr.flowmapsr_core.images.metrics import psnr_y
 from flowmapsr.flowmapsr_core.images.picture_files import read_picture
 from flowmapsr.flowmapsr_core.video import parts
-from flowmapsr.flowmapsr_core.video.temporal import REACH, steadied, steady
+from flowmapsr.flowmapsr_core.video.temporal import REACH, STEPS, steadied, steady
 
 DATA = Path(__file__).parent / "data"
 
@@ -82,7 +82,7 @@ def test_each_frame_sees_no_further_than_it_is_said(photo, generator):
 
 def test_frames_too_small_for_flow_are_left(photo):
     frames = photo[..., :20, :31].repeat(3, 1, 1, 1)
-    assert torch.equal(all_steadied(frames), frames)
+    assert torch.allclose(all_steadied(frames), frames, atol=0.51 / STEPS)
 
 
 @pytest.fixture

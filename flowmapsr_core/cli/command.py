@@ -12,7 +12,10 @@ log = logging.getLogger("flowmapsr")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 with a one-line error."""
+    """Run a command.
+
+    Returns the exit status: 0; 2 where something failed, with a line for each failure; 130 if the user stopped it.
+    """
     options = make_parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # on Windows, in a pipe, it may know no Greek
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -23,7 +23,7 @@ from ..evaluation.run import Keep, measure_all
 from ..evaluation.sets import measure_sets
 from ..evaluation.sheet import contact_sheet, shown_cases
 from ..files.checkpoint import load_shapes
-from ..files.lora import MAX_SCALE, lora_names
+from ..files.lora import check_lora_scale, lora_names
 from ..images.picture_files import check_writable
 from ..method.looks import DEFAULT_LORA_SCALE
 from ..upscaling.host import TorchHost, find_device, find_dtype
@@ -78,7 +78,7 @@ def _makers(options: Namespace, device: torch.device) -> list[Callable[[], Maker
     check(bool(loras) or not options.lora_scales, "--lora-scales without --lora has nothing to scale")
     scales = options.lora_scales or ([DEFAULT_LORA_SCALE] if loras else [])
     for scale in scales:
-        check(abs(scale) <= MAX_SCALE, f"the LoRA scale is {scale:g}; use -{MAX_SCALE:g} to {MAX_SCALE:g}")
+        check_lora_scale(scale)
     groups = plan_columns(
         Lists(options.models, options.looks, options.steps, options.guidance, options.realism, scales)
     )

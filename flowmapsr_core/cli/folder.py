@@ -152,7 +152,7 @@ def run_jobs(jobs: list[Job], options: Namespace, share: Share, task: Task) -> i
     Raises:
         UserError: from ``task.prepare``.
     """
-    mine = share.of(jobs)  # first, as all must see the same list
+    mine = share.of(jobs)  # of all jobs, as the list of what is left would differ from process to process
     for folder in {file.parent for job in mine for file in job.made}:
         remove_partials(folder, ABANDONED)
     todo = [job for job in mine if options.overwrite or not all(file.exists() for file in job.made)]

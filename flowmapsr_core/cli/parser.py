@@ -157,7 +157,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="as --model of upscale; one that works on pixels, such as built-in or local")
+    add("model", metavar="MODEL", help="as --model of upscale; one that works on pixels, such as built-in or base")
     add("--output", type=Path, required=True, metavar="FILE", help=".onnx file to write")
 
 

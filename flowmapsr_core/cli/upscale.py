@@ -55,6 +55,8 @@ def run(options: Namespace) -> int:
     pictures, clips = ([job for job in jobs if job.is_clip is kind] for kind in (False, True))
     if clips and options.auto:
         raise UserError(f"{clips[0].source} is a clip; --auto is for images")
+    check(clips or not _of_clips(options), f"{', '.join(_of_clips(options))}: for clips, and there is none")
+    check(options.text_encoder is None or options.prompt is not None, "--text-encoder is for a --prompt; give one")
     options.overwrite |= len(jobs) == 1
     # before the model is loaded
     override(find_look(options.look), options.steps, options.guidance, options.realism)
@@ -84,6 +86,15 @@ def run(options: Namespace) -> int:
     task = Task(for_pictures, "upscaled", "tile", "a smaller --scale or --tile")
     status = run_jobs(pictures, options, share, task) if pictures else 0
     return max(status, run_clips(clips, options, share, size_of, for_clips)) if clips else status
+
+
+def _of_clips(options: Namespace) -> list[str]:
+    """Options that are given and mean something for clips alone."""
+    given = {
+        "--start": options.start > 0, "--end": options.end is not None, "--every": options.every != 1,
+        "--codec": options.codec is not None, "--quality": options.quality is not None,
+    }  # fmt: skip
+    return [name for name, there in given.items() if there]
 
 
 def _load(options: Namespace, loras: Sequence[tuple[Path, float]], device: torch.device) -> Model:
@@ -117,6 +128,8 @@ def _record(model: Model, options: Namespace, loras: Sequence[tuple[Path, float]
     )  # fmt: skip
     if options.realism_mask is not None:
         record["realism_mask"] = options.realism_mask.name
+    if options.vae is not None:
+        record["vae"] = options.vae.name
     if options.wrap:
         record["wrap"] = options.wrap
     if options.prompt is not None:

@@ -22,7 +22,9 @@ class FrozenVAE(nn.Module, ABC):
 
     config: Any
     factor: int
-    reach = 20  # of SDXL's decoder, 18; its norms and its attention see all
+    reach = (
+        20  # cells; the convolutions of SDXL's decoder see 18 around them, while norms and attention see all of them
+    )
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Pixels themselves as latents."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,11 +34,11 @@ class PixelCodec:
 
     def encode(self, image: Tensor, bands: Bands | None = None) -> Tensor:
         """(B, 3, H, W) in [0, 1] to (B, 3 factor^2, H / factor, W / factor); H and W multiples of factor."""
-        return F.pixel_unshuffle(image * 2 - 1, self.factor)
+        return _copied(F.pixel_unshuffle, image, self.factor).mul_(2).sub_(1)
 
     def decode(self, latent: Tensor, bands: Bands | None = None) -> Tensor:
         """The inverse of :meth:`encode`; the result is not clamped."""
-        return F.pixel_shuffle(latent, self.factor) * 0.5 + 0.5
+        return _copied(F.pixel_shuffle, latent, self.factor).mul_(0.5).add_(0.5)
 
     def weights(self, mask: Tensor) -> Tensor:
         """A mask (B, 1, H, W) of image pixels as one of latents: for each of their numbers, that of its pixel."""
@@ -46,3 +47,9 @@ class PixelCodec:
     def memory(self, height: int, width: int, bands: Bands | None = None) -> int:
         """Nothing beside the image itself."""
         return 0
+
+
+def _copied(move: Callable[[Tensor, int], Tensor], x: Tensor, factor: int) -> Tensor:
+    """Pixels moved into a tensor of their own, which may be changed in place: a large picture has no room for more."""
+    moved = move(x, factor)
+    return moved.clone() if factor == 1 else moved

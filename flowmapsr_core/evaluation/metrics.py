@@ -82,7 +82,7 @@ METRICS = {metric.name: metric for metric in (
     Metric("color", "CIEDE2000, low-pass", "lower", 0, INFINITE, 3, "hr", _own(measures.color_error)),
     Metric("lr-consistency", "LR consistency, dB", "higher", 0, INFINITE, 2, "lr", _own(measures.lr_consistency)),
     Metric("pixel-grid", "pixel grid", "lower", 0, INFINITE, 2, "none", _own(measures.pixel_grid)),
-    Metric("seams", "seams", "1", 0, INFINITE, 3, "none", _own(measures.seams)),
+    Metric("seams", "seams", "1", 0, INFINITE, 3, "lr", _own(measures.seams)),
     Metric("niqe", "NIQE", "lower", 0, INFINITE, 3, "none", libraries.quality("niqe"), *_PYIQA),
     Metric("musiq", "MUSIQ", "higher", 0, 100, 2, "none", libraries.quality("musiq"), *_PYIQA),
     Metric("maniqa", "MANIQA", "higher", 0, 1, 4, "none", libraries.quality("maniqa"), *_PYIQA),

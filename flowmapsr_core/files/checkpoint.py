@@ -21,7 +21,7 @@ from ..atomic import replacing
 from ..codecs import Codec, FrozenVAE, VAECodec
 from ..codecs.probe import differ
 from ..errors import UserError, WithoutVAE
-from ..model import CODEC, Model, Precision
+from ..model import CODEC, USED_AS_IT_IS, Model, Precision
 from .diffusers_folder import load_folder
 from .safetensors_file import FORMAT, is_checkpoint, is_pickled, misfit, read_metadata
 from .sources import BUILT_IN, find_model, vae_beside
@@ -95,7 +95,7 @@ def describe(path: Path) -> dict[str, Any]:
     """
     if is_pickled(path) and (upscaler := describe_upscaler(path)):
         return {"file": str(path), **upscaler}
-    metadata, shapes = read_metadata(path)
+    metadata, shapes = read_metadata(path, "a picture, a checkpoint, a LoRA or an upscaler")
     with safe_open(path, framework="pt") as file:
         dtypes = sorted({file.get_slice(name).get_dtype() for name in shapes})
     downs = [name for name in shapes if name.endswith((".lora_down.weight", ".lora_A.weight"))]
@@ -164,11 +164,13 @@ def load_model(
 def load_shapes(name_or_path: str | Path) -> Model:
     """The model that :func:`load_model` would give, on torch's meta device: no weights are read, nor is a VAE beside.
 
-    Raises :class:`UserError` as that does.
+    Raises :class:`UserError` as that does, and for an upscaler of the community, which has no such shapes.
     """
     path = find_model(name_or_path)
     if path.is_dir():
         return load_folder(path).to("meta")  # its files are read when the weights are used
+    if is_pickled(path):
+        raise UserError(f"{path} is no FlowMapSR checkpoint; {USED_AS_IT_IS}")
     metadata, shapes = read_metadata(path)
     model = _empty_model(path, metadata, shapes)
     if not vae_beside(path):
@@ -199,7 +201,8 @@ def check_format(path: Path, metadata: dict[str, str], shapes: dict[str, list[in
     if not is_checkpoint(metadata):
         raise UserError(
             f"{path} is not a FlowMapSR checkpoint: it holds {len(shapes)} tensors ({', '.join(sorted(shapes)[:2])}, "
-            f"...) and no FlowMapSR metadata; 'flowmapsr inspect' says what it is"
+            f"...) and no FlowMapSR metadata; 'flowmapsr inspect' says what it is. If that is an upscaler: "
+            f"{USED_AS_IT_IS}"
         )
     version = metadata.get("format_version", "")
     if version != str(FORMAT_VERSION):

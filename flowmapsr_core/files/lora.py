@@ -24,7 +24,7 @@ FORMAT = "flowmapsr-lora"
 PREFIX = "diffusion_model."
 WEIGHT = ".weight"
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-MAX_SCALE = 8.0
+MAX_LORA_SCALE = 8.0
 
 
 def save_lora(
@@ -93,7 +93,7 @@ def lora_names(path: Path, model: Model) -> list[str]:
 
     Says so where it was trained on another model. Raises :class:`UserError` if the file is no LoRA, or does not fit.
     """
-    metadata, shapes = read_metadata(path)
+    metadata, shapes = read_metadata(path, "a LoRA")
     layers = sorted(key.removesuffix(DOWN) for key in shapes if key.endswith(DOWN))
     if not layers:
         raise UserError(f"{path} is not a LoRA: it has no '{DOWN}' tensors")
@@ -136,8 +136,7 @@ def merge_loras(model: Model, loras: Sequence[tuple[Path, float]], factor: float
     """
     found: dict[str, list[tuple[float, LowRank]]] = {}
     for path, scale in loras:
-        if not abs(scale) <= MAX_SCALE:  # not NaN either
-            raise UserError(f"the LoRA scale is {scale:g}; use -{MAX_SCALE:g} to {MAX_SCALE:g}")
+        check_lora_scale(scale)
         for name, change in load_lora(path, model).items():
             if scale * factor:
                 found.setdefault(name, []).append((scale * factor, change))
@@ -147,6 +146,12 @@ def merge_loras(model: Model, loras: Sequence[tuple[Path, float]], factor: float
         for strength, change in changes:
             total += strength * change.dense()
         weight.copy_(weight.float() + total.to(weight.device))
+
+
+def check_lora_scale(scale: float) -> None:
+    """Raise :class:`UserError` unless a scale is from -8 to 8."""
+    if not abs(scale) <= MAX_LORA_SCALE:  # not NaN either
+        raise UserError(f"the LoRA scale is {scale:g}; use -{MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}")
 
 
 def pair_scales(files: Sequence[Path], scales: Sequence[float], default: float) -> list[tuple[Path, float]]:

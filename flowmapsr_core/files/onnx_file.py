@@ -16,6 +16,7 @@ from ..codecs import PixelCodec
 from ..errors import UserError, check
 from ..method.methods import FlowMapMethod
 from ..model import Model
+from ..networks.communitynet import CommunityNet
 
 OPSET = 18
 AXES = ("n", 3, "height", "width")
@@ -26,11 +27,13 @@ IDENTITY = ("title", "author", "license", "hash_sha256")  # of a model's metadat
 class OneEvaluation(nn.Module):
     """LR pictures on the HR grid to HR ones, by one jump from time 1 to 1 - realism without guidance.
 
-    Raises :class:`UserError` if a model needs more than its pictures and one evaluation, or sees all of them at once.
+    Raises :class:`UserError` if a model needs more than its pictures and one evaluation, sees all of them at once, or
+    is an upscaler of the community, which does not see the HR grid.
     """
 
     def __init__(self, model: Model, name: str) -> None:
         super().__init__()
+        check(not isinstance(model.network, CommunityNet), f"{name} is another upscaler; 'flowmapsr convert' it first")
         check(isinstance(model.codec, PixelCodec), OF_LATENTS.format(name))
         check(model.network.receptive_radius is not None, f"{name} sees all of a picture at once; give a local model")
         plain = isinstance(model.method, FlowMapMethod) and not model.method.noise

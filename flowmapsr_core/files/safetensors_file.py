@@ -37,10 +37,10 @@ def _start(path: Path) -> bytes:
         return file.read(9)
 
 
-def read_metadata(path: Path, wanted: str = "a FlowMapSR checkpoint") -> tuple[dict[str, str], Shapes]:
+def read_metadata(path: Path, wanted: str = "a FlowMapSR checkpoint (.safetensors)") -> tuple[dict[str, str], Shapes]:
     """Metadata and tensor shapes of a safetensors file; :class:`UserError` saying what else it is than ``wanted``."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give {wanted} (.safetensors)")
+        raise UserError(f"{path}: no such file; give {wanted}")
     if is_pickled(path):
         raise UserError(f"{path} is a pickled PyTorch file, which is never loaded; give the .safetensors version")
     try:
@@ -67,7 +67,7 @@ def misfit(expected: Shapes, found: Shapes) -> str:
     return shortened(sorted(wrong))
 
 
-def shortened(items: list[str], most: int = 3) -> str:
-    """The first few of a list, and how many more there are."""
-    rest = len(items) - most
-    return "; ".join(items[:most]) + (f"; and {rest} more" if rest > 0 else "")
+def shortened(items: list[str]) -> str:
+    """The first three of a list, and how many more there are."""
+    rest = len(items) - 3
+    return "; ".join(items[:3]) + (f"; and {rest} more" if rest > 0 else "")

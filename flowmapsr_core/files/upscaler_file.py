@@ -30,7 +30,8 @@ def load_upscaler(path: Path) -> "ModelDescriptor | None":
         from spandrel import MAIN_REGISTRY, ModelLoader, UnsupportedModelError, canonicalize_state_dict
     except ImportError as error:
         raise UserError(
-            f"whether {path} is an upscaler is for spandrel to say ({error}); pip install 'flowmapsr[upscalers]'"
+            f"{path} is no FlowMapSR checkpoint; other upscalers need spandrel ({error}); pip install "
+            f"'flowmapsr[upscalers]'"
         ) from error
     if is_pickled(path):
         tensors = read_pickled(path)

@@ -19,6 +19,7 @@ from .wrap import surround
 
 # LR pixels: narrower lets noise and JPEG blocks of a dirty source in, wider follows local drift worse on any source
 RESIDUAL_SIGMA = 3.0
+LEVELS = 5  # of StableSR's wavelets
 PROJECTIONS = 20  # leave less than half an 8-bit step
 # Smooth transport: so many samples and so many windows along each axis. Directions of colour space in which a window
 # spreads less than the root of RIDGE keep their contrast, so a flat sky cannot amplify its detail.
@@ -38,11 +39,11 @@ def lr_residual(sr: Tensor, lr: Tensor, wrap: str = "", sigma: float = RESIDUAL_
     ``sr + up(G_sigma(lr - down(sr)))``: local, paired and free of halos, because it acts on a residual.
     """
     residual = gaussian_blur(lr - resize(sr, _size(lr), wrap=wrap), sigma, wrap)
-    return sr + resize(residual, _size(sr), "bilinear", wrap)
+    return resize(residual, _size(sr), "bilinear", wrap).add_(sr)
 
 
 def wavelet(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
-    """Low band of the LR image, high bands of the result: StableSR's wavelet fix, its five a trous levels."""
+    """Low band of the LR image, high bands of the result: StableSR's wavelet fix, its a trous levels."""
     return sr + _low_band(resize(lr, _size(sr), wrap=wrap) - sr, wrap)
 
 
@@ -154,9 +155,9 @@ def gaussian_blur(image: Tensor, sigma: float, wrap: str = "") -> Tensor:
     return _separable(image, kernel / kernel.sum(), 1, wrap)
 
 
-def _low_band(image: Tensor, wrap: str, levels: int = 5) -> Tensor:
+def _low_band(image: Tensor, wrap: str) -> Tensor:
     kernel = image.new_tensor([0.25, 0.5, 0.25])
-    for level in range(levels):
+    for level in range(LEVELS):
         image = _separable(image, kernel, 2**level, wrap)
     return image
 

@@ -1,7 +1,7 @@
 """Degradation of HR images: what cameras, resizers and codecs did to a low-resolution photograph.
 
-Batched and on the images' device. The resize factor and mode are shared by a batch, everything else is drawn per image.
-Randomness comes from a CPU generator, so a seed gives the same result on every device.
+Batched and on the images' device. A batch shares whether there is a blur, and how it is resized; kernels, noise and
+JPEG are drawn per image. Randomness comes from a CPU generator, so a seed gives the same result on every device.
 """
 
 import math

@@ -27,14 +27,14 @@ class Picture:
     """An image file's content.
 
     Attributes:
-        color: (1, 3, H, W) float32 in [0, 1], upright. Of 32 bits sRGB's values too, which go on beyond [0, 1].
+        color: (1, 3, H, W) float32, upright, as sRGB codes it: in [0, 1], or with values beyond where ``bits`` is 32.
         alpha: (1, 1, H, W) float32 in [0, 1], or None.
         gray: the file had no colour.
         bits: 8 or 16 per sample, or 32: light in floating point, in the file of whatever precision.
-        metadata: what Pillow's ``save`` takes: ICC profile, EXIF (orientation reset), resolution, XMP. To be written
-            also ``text``, texts by keyword as ComfyUI's page finds them: in PNG, in the EXIF of WebP, and nowhere else.
-        planes: further channels by name, (1, 1, H, W): float32, or int64 of whole numbers. Only OpenEXR has them, and
-            keeps by the names of the colours what these have beyond what alpha covers.
+        metadata: what Pillow's ``save`` takes: ICC profile, EXIF (orientation reset), resolution, XMP. Who writes a
+            picture may add ``text``, texts by keyword, which PNG and the EXIF of WebP keep where ComfyUI's page looks.
+        planes: further channels of an OpenEXR file by name, (1, 1, H, W): float32, or int64 of whole numbers. Under R,
+            G and B is the light that is there where alpha covers nothing, as of fire.
         exr: what else the file said, if it was one of OpenEXR.
     """
 

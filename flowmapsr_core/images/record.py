@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from .exr import PROCESSING_SOFTWARE, exr_about
 from .exr import SUFFIX as EXR
-from .float_tiff import is_float_tiff, tags
+from .float_tiff import is_float_tiff, read_float_tiff, tags
 from .picture_files import opened
 
 log = logging.getLogger("flowmapsr")
 
 PROGRAM = "FlowMapSR "  # ahead of the JSON: other programs show the entry as a name
 LONGEST = 65533  # bytes of EXIF that a JPEG holds
+ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF's orientations of which the sides are swapped
 
 Record = dict[str, Any]  # what JSON can hold
 
@@ -33,7 +34,7 @@ def in_pixels(shape: Sequence[int]) -> str:
 def with_record(metadata: dict[str, Any], record: Record) -> dict[str, Any]:
     """Metadata of a :class:`.picture_files.Picture` with a record in its EXIF, in place of an earlier one.
 
-    It is left out where EXIF that fits into a JPEG would not with it.
+    It is left out where it would make EXIF that fits into a JPEG too long for one.
     """
     before, entries = metadata.get("exif", b""), Image.Exif()
     entries.load(before)
@@ -46,19 +47,22 @@ def with_record(metadata: dict[str, Any], record: Record) -> dict[str, Any]:
 
 
 def read_about(path: Path) -> tuple[tuple[int, int], Record | None]:
-    """Size (height, width) of an image file, and the record in it; None if FlowMapSR has written none.
+    """Size (height, width) of an image file, upright, and the record in it; None if FlowMapSR has written none.
 
     Errors as from :func:`.picture_files.read_picture`.
     """
     if path.suffix.lower() == EXR:
         size, text = exr_about(path)
     elif is_float_tiff(path):
+        height, width = read_float_tiff(path)[0].shape[:2]
+        size = (height, width)
         with tags(path) as entries:
-            size = (entries.get(257, 0), entries.get(256, 0))
             text = entries.get(PROCESSING_SOFTWARE)
     else:
         with opened(path, str(path)) as image:
-            size, text = (image.height, image.width), image.getexif().get(PROCESSING_SOFTWARE)
+            exif = image.getexif()
+            size, text = (image.height, image.width), exif.get(PROCESSING_SOFTWARE)
+        size = size[::-1] if exif.get(ExifTags.Base.Orientation, 1) in ON_ITS_SIDE else size
     return size, _parsed(text)
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..errors import UserError
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
-StepCallback = Callable[[int, int, Tensor], None]
 
 MAX_STEPS = 128  # the finest time grid that networks are trained on
 
@@ -51,7 +50,7 @@ def check_realism(realism: float) -> None:
         raise UserError(f"realism is {realism:g}; use a value from 0 (closest to the source) to 1 (most detail)")
 
 
-def sample(u: Velocity, x1: Tensor, steps: int, callback: StepCallback | None = None, realism: float = 1.0) -> Tensor:
+def sample(u: Velocity, x1: Tensor, steps: int, realism: float = 1.0) -> Tensor:
     """Carry an LR latent to time 0 in N flow-map jumps.
 
     The jumps go over the uniform grid ``t_k = 1 - realism k / N``; the result is ``x1 - mean_k u(x_k, t_k, t_(k+1))``.
@@ -59,10 +58,9 @@ def sample(u: Velocity, x1: Tensor, steps: int, callback: StepCallback | None = 
     the chord from x1 through the state at ``1 - realism``, prolonged to time 0 (the dial of OFTSR, arXiv 2412.09465).
 
     Args:
-        u: velocity with its conditioning bound.
+        u: velocity with its conditioning bound. What it returns is overwritten, to spare the memory of a state.
         x1: LR latent (B, C, H, W), float; it is not modified.
         steps: number of network evaluations N, a power of two.
-        callback: called after every step as ``callback(done, steps, x)``; raise from it to cancel.
         realism: how far the jumps go, from 0 to 1.
 
     Returns:
@@ -77,7 +75,5 @@ def sample(u: Velocity, x1: Tensor, steps: int, callback: StepCallback | None = 
     for k in range(steps):
         t, s = (x.new_full((x.shape[0],), 1 - realism * (i / steps), dtype=torch.float32) for i in (k, k + 1))
         state = torch.lerp(x1, x, realism) if k else x1
-        x = torch.sub(x, u(state, t, s), alpha=1 / steps)
-        if callback is not None:
-            callback(k + 1, steps, x)
+        x = u(state, t, s).mul_(-1 / steps).add_(x)
     return x

@@ -62,16 +62,17 @@ def upscale(
         guidance: guidance scale from 1 (none) to 8; default the look's. A model that has seen none in training is
             evaluated at 1.
         look: ``faithful``, ``balanced`` or ``vivid``, as the model has them.
-        realism: from 0, the posterior mean (closest to the source), to 1, a sample (most detail); default the look's:
-            0 for ``faithful`` without ``steps``, else 1.
+        realism: from 0, the posterior mean (closest to the source), to 1, a sample (most detail); default the look's.
+            The posterior mean takes one evaluation, whatever ``steps``.
         realism_mask: where, (1 or B, 1, h, w) in [0, 1] of the image's size or the output's: 1 takes that realism, 0
             the posterior mean, and what lies between blends the two, for one more evaluation.
         seed: of the noise that a model starts from, if it does; every image of a batch gets the same.
         size: exact output (height, width) in place of ``scale``.
         color, color_strength: colour correction, see :func:`flowmapsr.flowmapsr_core.images.color.match_color`; default
             the model's: ``lr-residual``, and ``none`` for an upscaler of the community.
-        tile: longest side of a tile in output pixels, 0 for untiled, None to choose from the free memory. With any
-            network but a ``UNet`` the result is the same for any value.
+        tile: longest side of a tile in pixels of the picture that is painted (see ``least_factor`` of
+            :class:`..model.Model`), 0 for untiled, None to choose from the free memory. With a network of a finite
+            receptive field the result is the same for any value.
         wrap: ``x`` if left and right edge meet, as in a panorama, ``y`` if top and bottom do, ``xy`` if both do: there
             the result has no seam. See :mod:`..images.wrap`.
         hdr: values beyond [0, 1] are kept, and every pixel's amount of light, so that at factor 1 nothing changes. See
@@ -102,7 +103,10 @@ def upscale(
     def paint(lr: Tensor, mask: Tensor | None, meter: Meter, plan: Plan) -> Tensor:
         lr, runs = lr.to(plan.store), runs_for(model.method, settings, mask)
         meter.begin(ticks(plan, model, sum(run.steps for run in runs), codings=2), lr)
-        x1 = encode(model, resize(lr, painted, model.resampling, wrap).clamp(0, 1), meter, plan)
+        enlarged = resize(lr, painted, model.resampling, wrap)
+        enlarged = enlarged.clamp(0, 1) if enlarged is lr else enlarged.clamp_(0, 1)
+        x1 = encode(model, enlarged, meter, plan)
+        del enlarged
         x0 = sample_latent(model, x1, painted, runs, mask, seed, meter, plan)
         del x1
         sr = decode(model, x0, meter, plan)[..., : painted[0], : painted[1]]

@@ -20,7 +20,7 @@ log = logging.getLogger("flowmapsr")
 
 CPU_BUDGET = 2**28  # bytes; larger tiles are hardly faster on a CPU, and cancelling waits for a tile
 BAND_BUDGET = 2**28  # bytes at work on a band; larger ones are no faster
-SMALLEST_TILE = 64  # latent cells; what a network says of less is not worth having
+SMALLEST_TILE = 64  # latent cells; of smaller tiles, most of the work is on what they share with others
 LARGEST_BLEND = 128  # latent cells of a blended tile: the size that latent models are trained on
 OVERLAP = 8  # a tile's side over what it shares with its neighbour, where tiles are blended
 MOST_AT_ONCE = 8  # tiles a call

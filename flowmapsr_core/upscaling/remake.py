@@ -66,6 +66,8 @@ def remake_command(record: Record, picture: Path) -> list[str]:
     again = picture.with_stem(picture.stem + "-again").name
     words = ["flowmapsr", "upscale", record.get("source", "PHOTOGRAPH"), "--output", again, "--size", record["to"]]
     words += ["--model", _model(record)]
+    if "vae" in record:
+        words += ["--vae", record["vae"]]
     for key in (*(key for key in FOLLOWED if key in record), *SETTINGS):
         words += [f"--{key.replace('_', '-')}", f"{record[key]}"]
     for file, scale in record.get("loras", {}).items():

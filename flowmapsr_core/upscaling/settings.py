@@ -14,11 +14,11 @@ MAX_GUIDANCE = 8.0
 
 
 def override(look: Look, steps: int | None, guidance: float | None, realism: float | None = None) -> Look:
-    """A look with single settings replaced; who asks for steps and not for a realism wants a sample."""
+    """A look with single settings replaced; :class:`UserError` if one is out of its range."""
     changed = look
     if steps is not None:
         check_steps(steps)
-        changed = replace(changed, steps=steps, realism=1.0)
+        changed = replace(changed, steps=steps)
     if guidance is not None:
         if not 1 <= guidance <= MAX_GUIDANCE:
             raise UserError(f"guidance is {guidance:g}; use a value from 1 (none) to {MAX_GUIDANCE:g}")

@@ -1,7 +1,6 @@
 """A clip's picture: what the file says of it, which frames it has, and those frames."""
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,14 +12,12 @@ from torch import Tensor
 from ..errors import UserError
 from .av import opened, pyav
 from .colors import Colors, to_picture
-from .light import Light, light_of
+from .light import Light, light_said_by
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
-
-log = logging.getLogger("flowmapsr")
 
 READABLE = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"}
 
@@ -60,21 +57,15 @@ class Clip:
     def frames(self, stamps: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """The frames of some neighbouring stamps, each with its own: (1, 3, H, W) float32 in [0, 1], upright.
 
-        Raises :class:`UserError` if the file can no longer be read, or none of them is there.
+        Those that are damaged are left out. Raises :class:`UserError` if the file can no longer be read.
         """
-        wanted, found = set(stamps), 0
+        wanted = set(stamps)
         with opened(self.path) as container:
             for frame in _decoded(container, picture_of(container, self.path), stamps[0]):
                 if frame.pts in wanted:
-                    found += 1
                     yield frame.pts, to_picture(frame, self.colors, self.turns)
                 if frame.pts is not None and frame.pts >= stamps[-1]:
                     break
-        if not found:
-            at = float(stamps[0] * self.tick)
-            raise UserError(f"{self.path} is damaged: none of its frames from {at:.2f} s on can be decoded")
-        if found < len(wanted):
-            log.warning("%s: %d frames cannot be decoded and are left out", self.path, len(wanted) - found)
 
 
 def read_clip(path: Path, start: float = 0.0, end: float | None = None, every: int = 1) -> Clip:
@@ -115,7 +106,7 @@ def read_clip(path: Path, start: float = 0.0, end: float | None = None, every: i
             max(part.bits for part in first.format.components),
             _chroma(first),
             Colors(tags.color_primaries, tags.color_trc, tags.colorspace, tags.color_range),
-            light_of(first),
+            light_said_by(first),
         )
 
 

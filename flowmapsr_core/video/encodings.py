@@ -121,5 +121,5 @@ def _pixel_format(bits: int, chroma: str, formats: Sequence[str]) -> str:
     finer = ("420", "422", "444")[("420", "422", "444").index(chroma) :]
     deep = [f"yuv{chroma}p10le" for chroma in (*finer, "422", "420")]
     plain = [f"yuv{chroma}p" for chroma in (*finer, "422", "420")]
-    wanted = plain + deep if bits == 8 else deep + plain
+    wanted = plain + deep if bits <= 8 else deep + plain
     return next(name for name in wanted if name in formats)

@@ -45,7 +45,7 @@ class Light:
         return {**options, name: ":".join(parts)} if parts else options
 
 
-def light_of(frame: "VideoFrame") -> Light:
+def light_said_by(frame: "VideoFrame") -> Light:
     """What a clip's first frame says."""
     mastering, levels = (frame.side_data.get(kind) for kind in (MASTERING, LEVELS))
     numbers = None

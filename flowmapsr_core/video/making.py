@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import UserError
 from ..images.record import PROGRAM, Record, in_pixels
 from .clip import Clip
 from .encodings import Encoding
@@ -67,11 +68,15 @@ class Making:
         """Make some parts; ``advance`` is called with each frame that is done."""
         for index in parts:
             frames = self._frames(index, enlarge, advance)
-            write_part(self.parts.file(index), frames, self.clip, self.encoding)
+            write_part(self.parts.file(index), frames, self.clip, self.encoding, self.parts.stamps[index][0])
 
     def finish(self) -> None:
-        """Join the parts, which are not needed any more then."""
+        """Join the parts, which are not needed any more then; :class:`UserError` if no frame could be decoded."""
         files = {self.parts.file(index): stamps[0] for index, stamps in enumerate(self.parts.stamps)}
+        files = {file: stamp for file, stamp in files.items() if file.stat().st_size}
+        if not files:
+            self.parts.remove()
+            raise UserError(f"{self.clip.path} is damaged: none of the frames asked for can be decoded")
         join(files, self.clip, self.encoding, self.target, PROGRAM + json.dumps(self.record))
         self.parts.remove()
 
@@ -81,9 +86,13 @@ class Making:
         wanted = self.parts.stamps[index]
         stamps = self.parts.around(index, REACH) if self.temporal else wanted
         enlarged = ((stamp, enlarge(picture, self.size)) for stamp, picture in self.clip.frames(stamps))
+        made = 0
         for stamp, frame in steadied(enlarged, wanted) if self.temporal else enlarged:
             yield stamp, frame
             advance(frame)
+            made += 1
+        if made < len(wanted):
+            log.warning("%s: %d frames cannot be decoded and are left out", self.clip.path, len(wanted) - made)
 
 
 def _even(size: Size) -> Size:

@@ -68,17 +68,19 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def write_part(path: Path, pictures: Iterable[tuple[int, Tensor]], clip: Clip, encoding: Encoding) -> None:
-    """Compress pictures (1, 3, H, W) in [0, 1] with their stamps; the first is a key frame, and the file's time 0.
+def write_part(path: Path, pictures: Iterable[tuple[int, Tensor]], clip: Clip, encoding: Encoding, begin: int) -> None:
+    """Compress pictures (1, 3, H, W) in [0, 1] with their stamps; the first is a key frame.
+
+    The stamp ``begin`` is the file's time 0. Without pictures, of a part that is damaged throughout, the file is empty.
 
     Raises :class:`UserError` if the file cannot be written, and what ``pictures`` raises.
     """
     av = pyav()
     with writing(path), replacing(path) as partial, av.open(str(partial), "w", format=encoding.format) as container:
-        stream, first = None, 0
+        partial.touch()  # without a stream, nothing is written
+        stream = None
         for stamp, picture in pictures:
             if stream is None:
-                first = stamp
                 stream = container.add_stream(encoding.encoder, rate=clip.rate, options=dict(encoding.options))
                 context, colors = stream.codec_context, clip.colors
                 stream.height, stream.width = picture.shape[-2:]
@@ -90,7 +92,7 @@ def write_part(path: Path, pictures: Iterable[tuple[int, Tensor]], clip: Clip, e
                 context.color_primaries, context.color_trc = colors.primaries, colors.curve
                 context.colorspace, context.color_range = matrix, levels
             frame = to_frame(picture, clip.colors, encoding.pixel_format)
-            frame.pts, frame.time_base = stamp - first, clip.tick
+            frame.pts, frame.time_base = stamp - begin, clip.tick
             container.mux(stream.encode(frame))
         if stream is not None:
             container.mux(stream.encode(None))

@@ -17,13 +17,15 @@ from ...flowmapsr_core.upscaling.host import TorchHost, find_dtype
 from ...flowmapsr_core.upscaling.pipeline import upscale
 
 OF = ("all", "jumps")
+DISTANCES = ("hr", "picture")
 
 
 @dataclass(frozen=True)
 class Teacher:
     """An upscaler that gives targets in place of the HR crops. Negative samples keep theirs.
 
-    Distances of pictures and discriminators go on with the HR crops: by them a student may leave its teacher.
+    Discriminators go on with the HR crops, and distances of pictures unless told otherwise: by them a student may leave
+    its teacher.
 
     Attributes:
         upscaler: file of any super-resolution model that spandrel loads, ``.safetensors`` or a ``.pth`` that holds
@@ -33,6 +35,9 @@ class Teacher:
             "straight", while flow matching goes on with HR: its posterior mean is the faithful end of the dial, and
             one jump to time 0 the teacher's picture. Of a jump to s the target is s of HR and 1 - s of the picture, so
             the dial between its ends paints their blend, in one evaluation.
+        distances: what the distances of pictures compare taught samples with. "hr": the HR crop. What LR does not tell
+            of it, a small network answers with a mean, and the mean of features looks like canvas. "picture": the
+            teacher's, which follows from LR, so that it can be matched.
         steps: draw the pairs of so many steps, then the same ones again; 0 for new pairs at every step.
         cache: folder with the pictures for these pairs, which ``python -m flowmapsr.trainer.teach`` fills; empty to
             ask the teacher at every step.
@@ -40,13 +45,16 @@ class Teacher:
 
     upscaler: str = ""
     of: str = "all"
+    distances: str = "hr"
     steps: int = 0
     cache: str = ""
 
     def __post_init__(self) -> None:
         check(self.of in OF, f"teacher.of: {self.of!r} is none of {', '.join(OF)}")
+        known = ", ".join(DISTANCES)
+        check(self.distances in DISTANCES, f"teacher.distances: {self.distances!r} is none of {known}")
         check(self.steps >= 0, "teacher.steps must be 0 or more")
-        named = bool(self.upscaler) or (self.of, self.steps, self.cache) == ("all", 0, "")
+        named = bool(self.upscaler) or (self.of, self.distances, self.steps, self.cache) == ("all", "hr", 0, "")
         check(named, "teacher.upscaler must name an upscaler's file, or a model")
 
     def share_of_hr(self, s: Tensor) -> Tensor:

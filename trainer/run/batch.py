@@ -85,8 +85,9 @@ class Batch:
         x0, x1: the HR and the LR end of the pairs; a negative sample's x0 is its milder degradation, a taught one's the
             teacher's picture, or what :meth:`Teacher.share_of_hr` makes of it.
         x_t, v: interpolant at t and its velocity.
-        hr: image (B, 3, H, W) in [0, 1] that predictions are judged by: a photograph, or what x0 is of a negative one.
-        real: its latent, which is x0 of samples that no teacher gives a target.
+        hr: image (B, 3, H, W) in [0, 1] that pictures of predictions are compared with: a photograph, or what x0 is of
+            a negative one; a taught one's is the teacher's picture if ``teacher.distances`` says so.
+        real: latent of the photograph, or of what a negative one has, which is x0 of samples without a teacher.
         weight: of the sample's loss (B,).
         seen: the guidance scale that the network is told (B,).
     """
@@ -110,9 +111,13 @@ def make_batch(
     lr, real = model.codec.encode(lr), model.codec.encode(hr)
     taught, x0 = ~draws.negative & (draws.jump | (recipe.teacher.of == "all")), real
     if teach is not None and taught.any():
-        pictures = model.codec.encode(teach(small, taught, (hr.shape[-2], hr.shape[-1])))
+        pictures = teach(small, taught, (hr.shape[-2], hr.shape[-1]))
+        share = recipe.teacher.share_of_hr(draws.s[taught])
         x0 = real.clone()
-        x0[taught] = torch.lerp(pictures, real[taught], per_sample(recipe.teacher.share_of_hr(draws.s[taught]), real))
+        x0[taught] = torch.lerp(model.codec.encode(pictures), real[taught], per_sample(share, real))
+        if recipe.teacher.distances == "picture":
+            hr = hr.clone()
+            hr[taught] = pictures.to(hr)
     x0, x1 = model.method.ends(x0, lr, noise_like(lr, draws.noise) if model.method.noise else None)
     seen = draws.w if recipe.guidance.mode == "input" else torch.ones_like(draws.w)
     x_t, v = interpolant(x0, x1, draws.t), conditional_velocity(x0, x1)
