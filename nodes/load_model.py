@@ -16,10 +16,15 @@ class LoadModel(io.ComfyNode):
             node_id="FlowMapSR_LoadModel",
             display_name="Load FlowMapSR Model",
             category="image/upscaling/FlowMapSR",
-            description="Loads the built-in model or a FlowMapSR checkpoint.",
+            description="Loads one of the two models that ship with the pack, or a FlowMapSR checkpoint.",
             search_aliases=["checkpoint loader", "load checkpoint", "upscale model"],
             inputs=[
-                io.Combo.Input("model", options=model_names(), tooltip="The built-in model needs no download."),
+                io.Combo.Input(
+                    "model",
+                    options=model_names(),
+                    tooltip="built-in needs no download and no GPU. base ships with the pack, too: with a GPU, take "
+                    "that one, which is better.",
+                ),
                 advanced(
                     io.Combo.Input(
                         "weight_dtype",

@@ -117,5 +117,5 @@ def test_without_opencv_a_line_says_what_to_install(upscale, monkeypatch, capsys
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert upscale("o.mkv")[0] == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install 'flowmapsr[video]'" in line
+    assert "pip install opencv-python-headless" in line
     assert upscale("o.mkv", "--no-temporal")[0] == 0

@@ -38,7 +38,7 @@ def openexr() -> Any:
     try:
         import OpenEXR
     except ImportError as error:
-        raise UserError(f"EXR files need OpenEXR ({error}); pip install 'flowmapsr[hdr]'") from error
+        raise UserError(f"EXR files need OpenEXR ({error}); pip install OpenEXR, in ComfyUI with its Python") from error
     return OpenEXR
 
 

@@ -45,7 +45,7 @@ def read_float_tiff(path: Path) -> tuple[np.ndarray, bool]:
     try:
         import tifffile
     except ImportError as error:
-        raise UserError(f"{path} needs tifffile ({error}); pip install 'flowmapsr[hdr]'") from error
+        raise UserError(f"{path} needs tifffile ({error}); pip install tifffile, in ComfyUI with its Python") from error
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says of odd tags would not tell a user anything
     try:
         with tifffile.TiffFile(path) as file:

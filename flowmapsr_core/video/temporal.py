@@ -35,7 +35,8 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"steadying frames needs OpenCV ({error}); pip install 'flowmapsr[video]', or leave it out (--no-temporal)"
+            f"steadying frames needs OpenCV ({error}); pip install opencv-python-headless, in ComfyUI with its Python, "
+            f"or leave it out (--no-temporal, or the node's switch)"
         ) from error
     return cv2
 

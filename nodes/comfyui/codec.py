@@ -64,8 +64,7 @@ class ComfyCodec(VAECodec):
 
 
 def settings(bands: Bands | None) -> tuple[int, comfy_vae.Progress | None]:
-    """Rows, and what to call after a band; whether bands lie in host memory is decided when memory is asked for."""
-
+    """Height of a band and what to call after each; where bands lie is decided when their memory is asked for."""
     return (bands.rows, bands.progress) if bands else (0, None)
 
 
@@ -80,7 +79,9 @@ def vae_of_checkpoint(path: str, config: VAECodecConfig) -> comfy.sd.VAE | None:
     if not weights:
         return None
     widths = config.block_out_channels
-    own_shape = len(widths) == len(STANDARD) and config.use_quant_conv  # one that it is told
+    own_shape = (
+        len(widths) == len(STANDARD) and config.use_quant_conv
+    )  # then ComfyUI takes the widths from a configuration
     if config.norm_num_groups != GROUPS or not (widths == STANDARD or own_shape):
         raise UserError(f"{path} has a VAE of a shape that ComfyUI does not know; upscale with the flowmapsr command")
     if widths == STANDARD:

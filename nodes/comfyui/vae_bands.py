@@ -34,7 +34,7 @@ def is_plain(vae: comfy.sd.VAE) -> bool:
     return (
         type(stage) in (autoencoder.AutoencoderKL, autoencoder.AutoencodingEngine)
         and parts == [layers.Encoder, layers.Decoder, autoencoder.DiagonalGaussianRegularizer]
-        and getattr(stage, "bn", None) is None  # one that normalises its latents
+        and getattr(stage, "bn", None) is None  # it normalises latents by statistics that bands do not know
         and vae.latent_dim == 2
         and not any(len(level.attn) for level in (*stage.encoder.down, *stage.decoder.up))
     )

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import uuid
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from ...flowmapsr_core.video.colors import Colors, to_frame
 from ...flowmapsr_core.video.encodings import choose_encoding
 from ...flowmapsr_core.video.joining import not_held
 from ...flowmapsr_core.video.making import Making
+
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # FFmpeg's names, by the number of channels
 
 
 def clip_of(video: Any) -> Clip:
@@ -38,10 +39,18 @@ def clip_of(video: Any) -> Clip:
 
 
 def _stored(components: Any) -> Path:
-    """Frames in 8 bits, without loss, and their sound in AAC, as ComfyUI itself stores it."""
-    path = _temporary(uuid.uuid4().bytes, ".source")
+    """A file of frames in 8 bits, without loss, and of their sound in AAC, cut to their length as ComfyUI does it.
+
+    Its name follows from what is in it, so that it is there already when a run is asked for again.
+    """
+    rate, sound = Fraction(components.frame_rate), components.audio
+    content = hashlib.sha256(f"{rate} {sound and sound['sample_rate']}".encode())
+    for tensor in (*components.images, *(sound["waveform"] if sound else ())):
+        content.update(tensor.contiguous().cpu().numpy())
+    path = _temporary(content.digest(), ".source")
+    if path.exists():
+        return path
     with replacing(path) as partial, av.open(str(partial), "w", format="mp4") as container:
-        rate, sound = Fraction(components.frame_rate), components.audio
         picture = container.add_stream("ffv1", rate=rate)
         picture.height, picture.width = components.images.shape[1:3]
         picture.pix_fmt = "bgr0"
@@ -53,9 +62,9 @@ def _stored(components: Any) -> Path:
         container.mux(picture.encode(None))
         if voice:
             wave = sound["waveform"][0].float().cpu().numpy()
-            frame = av.AudioFrame.from_ndarray(
-                wave.copy(order="C"), format="fltp", layout="mono" if len(wave) == 1 else "stereo"
-            )
+            wave = wave if len(wave) in LAYOUTS else wave[:2]
+            wave = wave[:, : round(len(components.images) / rate * int(sound["sample_rate"]))]
+            frame = av.AudioFrame.from_ndarray(wave.copy(order="C"), format="fltp", layout=LAYOUTS[len(wave)])
             frame.sample_rate, frame.pts = int(sound["sample_rate"]), 0
             container.mux(voice.encode(frame))
             container.mux(voice.encode(None))

@@ -12,9 +12,10 @@ from ...flowmapsr_core.files.checkpoint import load_model
 from ...flowmapsr_core.files.safetensors_file import is_checkpoint_file
 from ...flowmapsr_core.files.sources import find_model
 from ...flowmapsr_core.images.eight_bit import eight_bit
+from ...flowmapsr_core.images.resize import resize
 from ...flowmapsr_core.upscaling.community import CommunityUpscaler
 from ...flowmapsr_core.upscaling.host import TorchHost, find_dtype
-from ...flowmapsr_core.upscaling.pipeline import upscale
+from ...flowmapsr_core.upscaling.pipeline import MAX_SCALE, upscale
 
 OF = ("all", "jumps")
 DISTANCES = ("hr", "picture")
@@ -93,6 +94,11 @@ class Upscaler:
 
 
 def _vivid(path: Path, device: torch.device) -> Callable[[Tensor, tuple[int, int]], Tensor]:
-    """What :class:`CommunityUpscaler` is for a model of ours."""
+    """What :class:`CommunityUpscaler` is for a model of ours; what it does not enlarge so far is resized."""
     model = load_model(path, device=device, dtype=find_dtype("auto", TorchHost(device)))
-    return lambda lr, size: eight_bit(upscale(model, lr, size=size, look="vivid"))
+
+    def paint(lr: Tensor, size: tuple[int, int]) -> Tensor:
+        height, width = (min(wanted, MAX_SCALE * side) for wanted, side in zip(size, lr.shape[-2:], strict=True))
+        return eight_bit(resize(upscale(model, lr, size=(height, width), look="vivid"), size).clamp(0, 1))
+
+    return paint

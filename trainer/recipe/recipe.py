@@ -84,8 +84,8 @@ class Stage:
         own = OWN_OBJECTIVE.get(self.kind)
         object.__setattr__(self, "objective", self.objective or own or "shortcut")
         choice = (own,) if own else [name for name in JUMPS if name != "consistency"]
-        wrong = f"stages: objective {self.objective!r} is none of {', '.join(choice)}"
-        check(self.objective in choice, f"{wrong}, which {self.kind} can have")
+        wrong = f"stages: {self.kind} cannot have the objective {self.objective!r}"
+        check(self.objective in choice, f"{wrong}; it has {', '.join(choice)}")
         check(not self.teacher or self.kind == "distillation", f"stages: {self.kind} has no teacher")
         check(0 <= self.keep < 1, "stages: keep is a share, at least 0 and below 1")
         check(not self.keep or self.kind != "adversarial", "stages: keep is not for a LoRA, which has a scale for that")
@@ -169,8 +169,8 @@ class Recipe:
         check(start, "stages: keep is the first stage's only with start_from; fresh weights are not worth keeping")
         check(bool(self.model or self.start_from), "a recipe needs a [model] section or start_from")
         check(self.seed >= 0, "seed must be 0 or more")
-        jumps = {"self-distillation", "distillation"}.isdisjoint(kinds) or self.times.jumps > 0
-        check(jumps, "times.jumps must be above 0 for such a stage")
+        jumping = sorted({"self-distillation", "distillation"}.intersection(kinds))
+        check(not jumping or self.times.jumps > 0, f"stages: {', '.join(jumping)} needs times.jumps above 0")
         taught = kinds[0] != "distillation" or bool(self.start_from or self.stages[0].teacher)
         check(taught, "stages: distillation needs a teacher: its key teacher, start_from, or a stage before it")
         self._check_consistency(kinds)

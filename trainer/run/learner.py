@@ -93,7 +93,7 @@ class Learner:
         return whole
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
-        """Loss of a micro-batch, and what it is made of: unweighted, so that they compare over a run."""
+        """Loss of a micro-batch, and what it is made of, before the learned weight, so that they compare over a run."""
         draws, n, jump = batch.draws, len(batch.x_t), batch.draws.jump
         with self.accelerator.autocast():
             target = make_target(batch, self.teacher, self.recipe, self.stage)

@@ -66,7 +66,7 @@ def _assemble(recipe: Recipe, base: Model | None, start: str | Path) -> tuple[Mo
     model.flow.prompts.requires_grad_(not recipe.prompts.text_encoder)
     model.flow.train()
     derives = any(stage.objective in DERIVE for stage in recipe.stages)
-    # forwards, which torch below 2.14 cannot do with a UNet's norms in this format
+    # some objectives take forward-mode derivatives, which torch below 2.14 lacks for a UNet's norms in this format
     if not derives or torch.__version__ >= (2, 14):  # pyright: ignore[reportOperatorIssue]
         model.flow.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model, new

@@ -52,7 +52,8 @@ class LossWatch:
         """The error for what has blown up."""
         there = any(folder.glob("*.safetensors"))
         kept = f"the last good checkpoint is in {folder}" if there else "there was no checkpoint yet"
-        return Exploded(f"{what}; {kept}; lower the learning rate")
+        lower = "lower optimizer.lr (adversarial.lr, if it was a LoRA's stage)"
+        return Exploded(f"{what}; {kept}; {lower} and begin anew with another output.folder")
 
     def state_dict(self) -> dict:
         return {"means": dict(self.means), "bad": self.bad}

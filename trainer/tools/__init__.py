@@ -1,1 +1,1 @@
-"""Commands around training: figures of a model, the paper's ablations, objectives where the answer is known."""
+"""Commands around training: the papers' ablations, objectives where the answer is known."""

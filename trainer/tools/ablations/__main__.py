@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from ....flowmapsr_core import UserError
 from ....flowmapsr_core.atomic import write_text
+from ....flowmapsr_core.errors import check
+from ...run.command import run_command
 from ...run.validation import save_png
 from ...run.watch import Exploded
 from .bench import Bench, Figures
@@ -61,19 +62,20 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="a run of each for every variant (0)")
     parser.add_argument("--upscaler", type=Path, help="Compact or ESRGAN upscaler, for the tables losses and parts")
     options = parser.parse_args()
-    try:
-        bench = Bench(
-            options.photos, options.validation, options.output, options.steps, options.seeds, options.upscaler
-        )
-        for name in options.tables:
-            text = render(bench, TABLES[name])
-            write_text(options.output / f"{name}.md", text)
-            save_png(bench.picture(TABLES[name]), options.output / f"{name}.png")
-            print(text)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: ablate(options), "close other programs")
+
+
+def ablate(options: argparse.Namespace) -> Path:
+    """Make the tables and the pictures that are asked for; returns the folder that they are in."""
+    wanting = [name for name in options.tables if options.upscaler is None and TABLES[name].wants_upscaler]
+    check(not wanting, f"--tables {' '.join(wanting)}: these need an upscaler; give its file with --upscaler")
+    bench = Bench(options.photos, options.validation, options.output, options.steps, options.seeds, options.upscaler)
+    for name in options.tables:
+        text = render(bench, TABLES[name])
+        write_text(options.output / f"{name}.md", text)
+        save_png(bench.picture(TABLES[name]), options.output / f"{name}.png")
+        print(text)
+    return options.output
 
 
 if __name__ == "__main__":

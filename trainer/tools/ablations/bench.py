@@ -1,5 +1,6 @@
 """Trains variants, each once, and measures them."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ....flowmapsr_core import load_model, merge_lora, save_checkpoint, upscale
-from ....flowmapsr_core.errors import check
 from ....flowmapsr_core.evaluation.features import FeatureDistance
 from ....flowmapsr_core.files.convert import convert, read_source
 from ....flowmapsr_core.images.degradation import degrade, preset
@@ -19,6 +19,7 @@ from ....flowmapsr_core.model import Model
 from ...recipe.read import read_recipe
 from ...run.loop import train
 from ...run.validation import CROP, load_crops, make_grid, score
+from ...run.watch import Exploded
 from .variants import ALL, BASE, CONVERTED, UPSCALER, Column, Table, Variant
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "ablation.toml"
@@ -56,7 +57,7 @@ class Bench:
     steps: int
     seeds: Sequence[int]
     upscaler: Path | None = None
-    models: dict[tuple[str, int], Path] = field(default_factory=dict)
+    models: dict[tuple[str, int], Path | Exploded] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.hr = load_crops(self.validation)
@@ -70,8 +71,17 @@ class Bench:
 
         Raises :class:`Exploded` where training blows up.
         """
-        if (variant.name, seed) in self.models:
-            return self.models[variant.name, seed]
+        if (variant.name, seed) not in self.models:
+            try:
+                self.models[variant.name, seed] = self._train(variant, seed)
+            except Exploded as error:
+                self.models[variant.name, seed] = error
+        result = self.models[variant.name, seed]
+        if isinstance(result, Exploded):
+            raise result
+        return result
+
+    def _train(self, variant: Variant, seed: int) -> Path:
         folder = self.output / variant.name / str(seed)
         steps = BASE_STEPS if variant.name == BASE else self.steps
         print(f"\n{variant.name}, seed {seed}", file=sys.stderr)
@@ -79,14 +89,12 @@ class Bench:
         if variant.start:
             changes.append(f"start_from={self.start(variant, seed)}")
         changes += [change.replace(UPSCALER, str(self.upscaler)) for change in variant.changes]
-        path = self.models[variant.name, seed] = train(read_recipe(RECIPE, changes))
-        return path
+        return train(read_recipe(RECIPE, changes))
 
     def start(self, variant: Variant, seed: int) -> Path:
         """The checkpoint that a variant starts from."""
         if variant.start != CONVERTED:
             return self.result(ALL[variant.start], seed)
-        check(self.upscaler is not None, "the table losses starts from an upscaler; give its file with --upscaler")
         path = self.output / "converted.safetensors"
         if not path.exists():
             save_checkpoint(convert(read_source(cast(Path, self.upscaler))), path)
@@ -125,6 +133,12 @@ class Bench:
         return torch.lerp(upscale(model, self.lr, FACTOR, look="faithful", color="none", tile=0), sampled, column.blend)
 
     def picture(self, table: Table) -> Tensor:
-        """A grid (3, H, W), a row for some of the photographs: bicubic, every variant by the last column, and HR."""
-        columns = [self.sample(variant, table.columns[-1], self.seeds[0]) for variant in table.variants]
+        """A grid (3, H, W), a row for some of the photographs: bicubic, the variants by the last column, and HR.
+
+        Those that have blown up are left out.
+        """
+        columns = []
+        for variant in table.variants:
+            with contextlib.suppress(Exploded):
+                columns.append(self.sample(variant, table.columns[-1], self.seeds[0]))
         return make_grid([column[:ROWS] for column in (self.enlarged, *columns, self.hr)])

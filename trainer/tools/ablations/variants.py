@@ -66,6 +66,11 @@ class Table:
     variants: tuple[Variant, ...]
     columns: tuple[Column, ...]
 
+    @property
+    def wants_upscaler(self) -> bool:
+        """Whether a variant starts from an upscaler, or is taught by one."""
+        return any(each.start == CONVERTED or UPSCALER in "".join(each.changes) for each in self.variants)
+
 
 def _steps(n: int) -> Column:
     return Column(f"{n} step{'s' * (n > 1)}", {"steps": n, "guidance": 1.0})
