@@ -62,6 +62,11 @@ def test_a_video_of_frames_is_upscaled_too(server, photo):
     assert (decoded(made) - decoded(straight)).abs().mean() < 0.02
     assert [float(time) for time in read_frames(made)[0]] == pytest.approx([index / 30 for index in range(4)], abs=1e-4)
     assert read_packets(made, "audio")
+    graph["2"]["inputs"]["look"] = "vivid"
+    server.succeed(graph)
+    assert (
+        len(list((server.base / "temp").glob("*.source"))) == 1
+    )  # the frames are stored once, whatever becomes of them
 
 
 def test_what_is_wrong_is_said_at_the_node(server, photo):
