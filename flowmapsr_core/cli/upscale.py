@@ -55,7 +55,7 @@ def run(options: Namespace) -> int:
     pictures, clips = ([job for job in jobs if job.is_clip is kind] for kind in (False, True))
     if clips and options.auto:
         raise UserError(f"{clips[0].source} is a clip; --auto is for images")
-    check(clips or not _of_clips(options), f"{', '.join(_of_clips(options))}: for clips, and there is none")
+    check(bool(clips) or not _of_clips(options), f"{', '.join(_of_clips(options))}: for clips, and there is none")
     check(options.text_encoder is None or options.prompt is not None, "--text-encoder is for a --prompt; give one")
     options.overwrite |= len(jobs) == 1
     # before the model is loaded

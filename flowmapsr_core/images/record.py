@@ -52,18 +52,18 @@ def read_about(path: Path) -> tuple[tuple[int, int], Record | None]:
     Errors as from :func:`.picture_files.read_picture`.
     """
     if path.suffix.lower() == EXR:
-        size, text = exr_about(path)
+        (height, width), text = exr_about(path)
     elif is_float_tiff(path):
         height, width = read_float_tiff(path)[0].shape[:2]
-        size = (height, width)
         with tags(path) as entries:
             text = entries.get(PROCESSING_SOFTWARE)
     else:
         with opened(path, str(path)) as image:
             exif = image.getexif()
-            size, text = (image.height, image.width), exif.get(PROCESSING_SOFTWARE)
-        size = size[::-1] if exif.get(ExifTags.Base.Orientation, 1) in ON_ITS_SIDE else size
-    return size, _parsed(text)
+            height, width, text = image.height, image.width, exif.get(PROCESSING_SOFTWARE)
+        if exif.get(ExifTags.Base.Orientation, 1) in ON_ITS_SIDE:
+            height, width = width, height
+    return (height, width), _parsed(text)
 
 
 def read_record(path: Path) -> Record | None:
