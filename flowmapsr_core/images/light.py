@@ -75,10 +75,11 @@ def keep_light(result: Tensor, source: Tensor, wrap: str = "") -> Tensor:
     """Give a result as much light as its source has at every place: their means over a source's pixel come together.
 
     A small error in a highlight's squeezed value is a large one in light, and halfway between dark and bright in such
-    values is still dark, so that small highlights would all but go out. Two steps in turn: above white, values stay
-    within those of the source's pixel and its eight neighbours, so that what overshoots does not blow up; then they are
-    multiplied by ``up(source / mean(result))``, the update of Richardson (1972) and Lucy (1974) with an interpolated
-    ratio, which knows no negative light. The last step is of the second kind.
+    values is still dark, so that small highlights would all but go out. Two steps in turn: values stay above the least
+    of the source's pixel and its eight neighbours and, where they are above white, below the most, so that what
+    overshoots does not blow up; then they are multiplied by ``up(source / mean(result))``, the update of Richardson
+    (1972) and Lucy (1974) with an interpolated ratio, which knows no negative light. The last step is of the second
+    kind.
 
     Args:
         result: (B, C, H, W) of linear light, at least 0.
@@ -91,7 +92,7 @@ def keep_light(result: Tensor, source: Tensor, wrap: str = "") -> Tensor:
     size, small = (result.shape[-2:], source.shape[-2:])
     around = surround(source, 1, 1, wrap)
     most = resize(F.max_pool2d(around, 3, 1), (size[0], size[1]), "nearest").clamp_min(1)
-    least = resize(-F.max_pool2d(-around, 3, 1), (size[0], size[1]), "nearest").clamp_max(1)
+    least = resize(-F.max_pool2d(-around, 3, 1), (size[0], size[1]), "nearest")
     for _ in range(ROUNDS):
         result = torch.minimum(torch.maximum(result, least), most)
         ratio = (source + DARK) / (resize(result, (small[0], small[1]), "area", wrap) + DARK)
