@@ -22,9 +22,8 @@ class FrozenVAE(nn.Module, ABC):
 
     config: Any
     factor: int
-    reach = (
-        20  # cells; the convolutions of SDXL's decoder see 18 around them, while norms and attention see all of them
-    )
+    # cells; the convolutions of SDXL's decoder see 18 around one, while its norms and attention see all of them
+    reach = 20
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()

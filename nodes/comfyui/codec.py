@@ -79,9 +79,8 @@ def vae_of_checkpoint(path: str, config: VAECodecConfig) -> comfy.sd.VAE | None:
     if not weights:
         return None
     widths = config.block_out_channels
-    own_shape = (
-        len(widths) == len(STANDARD) and config.use_quant_conv
-    )  # then ComfyUI takes the widths from a configuration
+    # then ComfyUI takes the widths from a configuration
+    own_shape = len(widths) == len(STANDARD) and config.use_quant_conv
     if config.norm_num_groups != GROUPS or not (widths == STANDARD or own_shape):
         raise UserError(f"{path} has a VAE of a shape that ComfyUI does not know; upscale with the flowmapsr command")
     if widths == STANDARD:
