@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 Config: TypeAlias = CompactNetConfig | RRDBNetConfig
 Tensors: TypeAlias = dict[str, Tensor]
-ONE_STEP = looks_with(
-    {name: {"steps": 1, "guidance": 1.0} for name in LOOKS}
-)  # a second one would enlarge the picture of the first
+# a second step would enlarge the picture of the first
+ONE_STEP = looks_with({name: {"steps": 1, "guidance": 1.0} for name in LOOKS})
 STEM, BASE = ("stem.weight", "stem.bias"), ("base.weight", "base.bias")
 
 
