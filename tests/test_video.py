@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -379,33 +380,33 @@ def test_a_clip_that_is_damaged_in_the_middle_gives_the_rest(photo, upscale, tmp
     assert "frames cannot be decoded and are left out" in caplog.text
 
 
-@pytest.mark.parametrize("arguments", [(), ("--no-temporal",)])
-@pytest.mark.parametrize("lost", [range(10, 20), range(24, 30), range(9, 12)])
-def test_all_other_frames_show_when_they_did(photo, upscale, tmp_path, monkeypatch, caplog, lost, arguments):
-    """Lost are all frames of a part, of the last one, and the first ones of a part."""
-    monkeypatch.setattr(parts, "FRAMES", 10)
-    path = write_clip(tmp_path / "a.mp4", panned(photo, 30, (48, 64)), options={"g": "1", "bf": "0"}, sound=None)
+def damage(path, lost):
+    """Overwrite the frames of these numbers, each of which is coded by itself, with zeros."""
     with av.open(str(path)) as container:
         places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     content = bytearray(path.read_bytes())
     for position, size in (places[index] for index in lost):
         content[position : position + size] = bytes(size)
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--no-temporal",)])
+@pytest.mark.parametrize("lost", [range(10, 20), range(24, 30), range(9, 12)])
+def test_all_other_frames_show_when_they_did(photo, upscale, tmp_path, monkeypatch, caplog, lost, arguments):
+    """Lost are all frames of a part, of the last one, and the first ones of a part."""
+    monkeypatch.setattr(parts, "FRAMES", 10)
+    path = write_clip(tmp_path / "a.mp4", panned(photo, 30, (48, 64)), options={"g": "1", "bf": "0"}, sound=None)
+    damage(path, lost)
     status, made = upscale(path, "out.mp4", *arguments)
     assert status == 0
     assert read_frames(made)[0] == [Fraction(index, 25) for index in range(30) if index not in lost]
-    assert f"{len(lost)} frames cannot be decoded" in caplog.text or lost == range(9, 12)
+    assert sum(map(int, re.findall(r"(\d+) frames cannot be decoded", caplog.text))) == len(lost)  # of all parts
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_clip_of_which_nothing_is_left_is_an_error(photo, upscale, tmp_path, capsys):
     path = write_clip(tmp_path / "a.mp4", panned(photo, 6, (48, 64)), options={"g": "1", "bf": "0"}, sound=None)
-    with av.open(str(path)) as container:
-        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    content = bytearray(path.read_bytes())
-    for position, size in places[3:]:
-        content[position : position + size] = bytes(size)
-    path.write_bytes(content)
+    damage(path, range(3, 6))
     assert upscale(path, "out.mp4", "--start", "0.12")[0] == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("is damaged: none of the frames asked for can be decoded")
     assert not list(tmp_path.glob("*out*"))

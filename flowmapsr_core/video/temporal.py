@@ -46,7 +46,7 @@ def steadied(frames: Iterable[Frame], wanted: Collection[int]) -> Iterator[Frame
     window: deque[Frame | None] = deque([None] * (2 * REACH + 1), maxlen=2 * REACH + 1)
     for frame in chain(frames, repeat(None, REACH)):
         window.append(frame and (frame[0], _packed(frame[1])))
-        del frame
+        del frame  # while the next one is made, this one is to be there in 16 bits alone
         middle = window[REACH]
         if middle is not None and middle[0] in wanted:
             others = (_unpacked(other[1]) for other in window if other is not None and other is not middle)
