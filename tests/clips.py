@@ -63,7 +63,12 @@ def read_frames(path):
 
 
 def samples(frame):
-    return b"".join(bytes(plane) for plane in frame.planes)
+    """Of all planes, without what lies between their lines, which may be anything."""
+    width = -(-frame.format.components[0].bits // 8)
+    return b"".join(
+        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : width * plane.width].tobytes()
+        for plane in frame.planes
+    )
 
 
 def read_packets(path, kind):

@@ -1,5 +1,6 @@
 """An upscaler as a teacher: its pictures as targets, asked for at every step or made before."""
 
+import copy
 import json
 import random
 import signal
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from flowmapsr.flowmapsr_core import load_model, save_checkpoint, upscale
 from flowmapsr.flowmapsr_core.errors import UserError
 from flowmapsr.flowmapsr_core.images.resize import resize
@@ -20,6 +22,7 @@ from flowmapsr.trainer.data.teacher import Teacher, Upscaler
 from flowmapsr.trainer.objectives import JUMPS
 from flowmapsr.trainer.recipe.read import read_recipe
 from flowmapsr.trainer.run.batch import draw, generator_of, make_batch, pair_generators
+from flowmapsr.trainer.run.learner import AdversarialLearner
 from flowmapsr.trainer.run.teaching import Cache
 from gaussian_flow import GaussianFlow, column
 from PIL import Image
@@ -152,6 +155,31 @@ def test_distances_of_pictures_are_to_the_teachers_where_the_recipe_says_so(reci
     assert [torch.equal(*images) for images in zip(batch.hr, plain.hr, strict=True)] == [True, True, True, False]
     assert (small_model.codec.encode(batch.hr) - batch.x0).abs().max() < 1e-6
     assert torch.equal(batch.real, plain.real)  # what discriminators take for real
+
+
+def test_a_discriminator_of_pictures_sees_taught_samples_alone(recipe_file, upscaler, small_model):
+    """Real is the teacher's picture, whatever s the jump ends at; what is generated is the jump to time 0."""
+    stages = 'stages=[{kind="guided",steps=1},{kind="adversarial",steps=1,objective="straight"}]'
+    settings = [f"teacher.upscaler={upscaler}", "teacher.of=jumps", stages, "adversarial={evaluations=1,warmup=0}"]
+    hr = torch.rand(4, 3, 64, 64, generator=generator_of(1))
+    pairs = []
+    for judged in ("hr", "picture"):
+        recipe = read_recipe(recipe_file, [*settings, f"teacher.judged={judged}"])
+        draws = draw(recipe, recipe.stages[1], 4, generator_of(2))
+        draws.s, draws.negative = torch.where(draws.jump, 0.5, draws.s), torch.zeros(4, dtype=torch.bool)
+        generators = pair_generators(recipe, 0, range(4))
+        batch = make_batch(hr, draws, recipe, small_model, generators, teacher_of(upscaler).of_groups)
+        learner = AdversarialLearner(recipe, recipe.stages[1], copy.deepcopy(small_model), Accelerator(cpu=True))
+        with torch.no_grad():
+            pairs.append(learner.shown(batch))
+    (photographs, generated), (pictures, seen) = pairs
+    assert draws.jump.tolist() == [False, True, False, True]
+    assert torch.equal(photographs, small_model.codec.encode(hr))
+    assert (2 * batch.x0[draws.jump] - photographs[draws.jump] - pictures).abs().max() < 1e-5  # x0 is half of each
+    assert torch.equal(batch.hr, hr)
+    assert torch.allclose(seen, generated[draws.jump], atol=1e-6)
+    assert learner.judges(1)
+    assert learner.loss(batch, 1)[1]["discriminator"] > 0
 
 
 def test_a_jump_to_s_learns_s_of_hr_and_the_rest_of_the_picture(recipe_file, upscaler, small_model):

@@ -18,7 +18,7 @@ from .resize import resize
 from .wrap import surround
 
 # LR pixels: narrower lets noise and JPEG blocks of a dirty source in, wider follows local drift worse on any source
-RESIDUAL_SIGMA = 3.0
+RESIDUAL_SIGMA = 8.0
 LEVELS = 5  # of StableSR's wavelets
 PROJECTIONS = 20  # leave less than half an 8-bit step
 # Smooth transport: so many samples and so many windows along each axis. Directions of colour space in which a window

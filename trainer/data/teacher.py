@@ -1,7 +1,7 @@
 """A teacher: any upscaler of the community, or a model of ours, whose picture of the LR image is the target."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ DISTANCES = ("hr", "picture")
 class Teacher:
     """An upscaler that gives targets in place of the HR crops. Negative samples keep theirs.
 
-    Discriminators go on with the HR crops, and distances of pictures unless told otherwise: by them a student may leave
+    Discriminators and distances of pictures go on with the HR crops unless told otherwise: by them a student may leave
     its teacher.
 
     Attributes:
@@ -39,6 +39,9 @@ class Teacher:
         distances: what the distances of pictures compare taught samples with. "hr": the HR crop. What LR does not tell
             of it, a small network answers with a mean, and the mean of features looks like canvas. "picture": the
             teacher's, which follows from LR, so that it can be matched.
+        judged: what the discriminator takes for real, "hr" or "picture". Of pictures it sees taught samples only, and a
+            student gets its teacher's sharpness where its squared error would blur it (adversarial distillation
+            against a teacher's images, arXiv 2403.12015).
         steps: draw the pairs of so many steps, then the same ones again; 0 for new pairs at every step.
         cache: folder with the pictures for these pairs, which ``python -m flowmapsr.trainer.teach`` fills; empty to
             ask the teacher at every step.
@@ -47,6 +50,7 @@ class Teacher:
     upscaler: str = ""
     of: str = "all"
     distances: str = "hr"
+    judged: str = "hr"
     steps: int = 0
     cache: str = ""
 
@@ -54,8 +58,9 @@ class Teacher:
         check(self.of in OF, f"teacher.of: {self.of!r} is none of {', '.join(OF)}")
         known = ", ".join(DISTANCES)
         check(self.distances in DISTANCES, f"teacher.distances: {self.distances!r} is none of {known}")
+        check(self.judged in DISTANCES, f"teacher.judged: {self.judged!r} is none of {known}")
         check(self.steps >= 0, "teacher.steps must be 0 or more")
-        named = bool(self.upscaler) or (self.of, self.distances, self.steps, self.cache) == ("all", "hr", 0, "")
+        named = bool(self.upscaler) or all(getattr(self, field.name) == field.default for field in fields(self))
         check(named, "teacher.upscaler must name an upscaler's file, or a model")
 
     def share_of_hr(self, s: Tensor) -> Tensor:

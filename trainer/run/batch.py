@@ -87,7 +87,9 @@ class Batch:
         x_t, v: interpolant at t and its velocity.
         hr: image (B, 3, H, W) in [0, 1] that pictures of predictions are compared with: a photograph, or what x0 is of
             a negative one; a taught one's is the teacher's picture if ``teacher.distances`` says so.
-        real: latent of the photograph, or of what a negative one has, which is x0 of samples without a teacher.
+        real: latent of the photograph, or of what a negative one has, which is x0 of samples without a teacher; of a
+            taught one the teacher's picture if ``teacher.judged`` says so.
+        judged: whether a discriminator sees the sample (B,) bool.
         weight: of the sample's loss (B,).
         seen: the guidance scale that the network is told (B,).
     """
@@ -99,6 +101,7 @@ class Batch:
     v: Tensor
     hr: Tensor
     real: Tensor
+    judged: Tensor
     weight: Tensor
     seen: Tensor
 
@@ -110,18 +113,23 @@ def make_batch(
     hr, lr, weight, small = make_pairs(hr, recipe.degrade, draws.negative, generators)
     lr, real = model.codec.encode(lr), model.codec.encode(hr)
     taught, x0 = ~draws.negative & (draws.jump | (recipe.teacher.of == "all")), real
+    judged = torch.ones_like(taught)
     if teach is not None and taught.any():
         pictures = teach(small, taught, (hr.shape[-2], hr.shape[-1]))
         share = recipe.teacher.share_of_hr(draws.s[taught])
         x0 = real.clone()
-        x0[taught] = torch.lerp(model.codec.encode(pictures), real[taught], per_sample(share, real))
+        painted = model.codec.encode(pictures)
+        x0[taught] = torch.lerp(painted, real[taught], per_sample(share, real))
         if recipe.teacher.distances == "picture":
             hr = hr.clone()
             hr[taught] = pictures.to(hr)
+        if recipe.teacher.judged == "picture":
+            real, judged = real.clone(), taught
+            real[taught] = painted
     x0, x1 = model.method.ends(x0, lr, noise_like(lr, draws.noise) if model.method.noise else None)
     seen = draws.w if recipe.guidance.mode == "input" else torch.ones_like(draws.w)
     x_t, v = interpolant(x0, x1, draws.t), conditional_velocity(x0, x1)
-    return Batch(draws, x0, x1, x_t, v, hr, real, weight, seen)
+    return Batch(draws, x0, x1, x_t, v, hr, real, judged, weight, seen)
 
 
 def noise_like(latents: Tensor, seeds: Tensor) -> Tensor:

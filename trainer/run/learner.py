@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ...flowmapsr_core.codecs import FrozenVAE
-from ...flowmapsr_core.method.flow import Velocity, per_sample
+from ...flowmapsr_core.method.flow import per_sample
 from ...flowmapsr_core.model import FlowMap, Model
 from ..learning.ema import Ema
 from ..losses.adversarial import (
@@ -172,15 +172,13 @@ class AdversarialLearner(Learner):
         return step < self.recipe.adversarial.warmup or (step - self.recipe.adversarial.warmup) % 2 == 1
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
-        u = bind(self.model, batch.seen, batch.draws.negative)
-        return self.judge(batch, u) if self.judges(step) else self.mend(batch, u, step)
+        return self.judge(batch) if self.judges(step) else self.mend(batch, step)
 
-    def judge(self, batch: Batch, u: Velocity) -> tuple[Tensor, Figures]:
+    def judge(self, batch: Batch) -> tuple[Tensor, Figures]:
         """The discriminator's turn."""
         settings = self.recipe.adversarial
         with torch.no_grad():
-            fake = last_jump(u, batch.x1, settings.evaluations)
-            real, fake = (self.shown(x, batch) for x in (batch.real, self.picture(fake)))
+            real, fake = self.shown(batch)
         scores = self.discriminator(torch.cat([real, fake])).chunk(2)
         figures = {"discriminator": discriminator_loss(*scores)}
         for name, weight, x in (("r1", settings.r1, real), ("r2", settings.r2, fake)):
@@ -189,23 +187,26 @@ class AdversarialLearner(Learner):
         loss = torch.stack(list(figures.values())).sum()
         return loss, {**figures, GAP: (scores[0] - scores[1]).mean()}
 
-    def mend(self, batch: Batch, u: Velocity, step: int) -> tuple[Tensor, Figures]:
+    def mend(self, batch: Batch, step: int) -> tuple[Tensor, Figures]:
         """The LoRA's turn."""
         # the discriminator's weights stay out of it, until update(): no process is to wait for their gradients
         discriminator = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
         settings = self.recipe.adversarial
-        fake = self.picture(last_jump(u, batch.x1, settings.evaluations))
-        scores = (discriminator(self.shown(x, batch)) for x in (fake, batch.real))
-        figures = {"adversarial": generator_loss(*scores)}
+        real, fake = self.shown(batch)
+        figures = {"adversarial": generator_loss(discriminator(fake), discriminator(real))}
         loss, mu = figures["adversarial"], settings.reconstruction
         if mu:
             reconstruction, more = super().loss(batch, step)
             loss, figures = loss + mu * reconstruction, figures | more
         return loss, figures
 
-    def shown(self, latent: Tensor, batch: Batch) -> Tensor:
-        """What the discriminator sees of a latent: all of it, or a window of it as a picture."""
-        return decoded_windows(latent, self.codec, batch.draws.place) if self.projected else latent
+    def shown(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the discriminator sees, real and generated: latents, or windows of them as pictures."""
+        rows, draws = batch.judged, batch.draws
+        u = bind(self.model, batch.seen[rows], draws.negative[rows])
+        fake = self.picture(last_jump(u, batch.x1[rows], self.recipe.adversarial.evaluations))
+        pair = (batch.real[rows], fake)
+        return tuple(decoded_windows(x, self.codec, draws.place[rows]) for x in pair) if self.projected else pair
 
     def set_rate(self, factor: float) -> None:
         super().set_rate(factor)
