@@ -32,7 +32,7 @@ from flowmapsr.flowmapsr_core.video.temporal import steadied
 from torch import Tensor
 from tqdm import tqdm
 
-FACTOR, SIDE, FRAMES = 4, 192, 6  # SIDE of HR frames, in pixels
+FACTOR, SIDE, FRAMES = 4, 192, 12  # SIDE of HR frames, in pixels
 SCENE = 600  # pixels a side of a photograph that are used
 BORDER = 4 * FACTOR  # pixels of them that are left out: they see less of what is around
 MOTIONS = {  # of the n-th frame, from its places to the photograph's

@@ -16,11 +16,10 @@ from .comfyui.loading import ModelType
 from .comfyui.managed import ManagedModel
 from .comfyui.progress import progress
 from .comfyui.prompt import find_prompt
-from .comfyui.schema import advanced, make_schema
+from .comfyui.schema import POSTERIOR_MEAN, advanced, make_schema
 from .comfyui.wrap import CHOICES, NO_WRAP, TOOLTIP, wrap_of
 
 SMALLEST = 8  # pixels a side
-POSTERIOR_MEAN = "posterior mean"
 
 
 class Sampler(io.ComfyNode):

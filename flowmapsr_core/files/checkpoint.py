@@ -42,18 +42,11 @@ def save_checkpoint(model: Model, path: Path, dtype: torch.dtype = torch.float32
         if not (name.startswith(CODEC) and tensor.is_meta)
     }
     flow = {name: tensor for name, tensor in tensors.items() if not name.startswith(CODEC)}
-    info = {key: str(value) for key, value in model.info.items() if key != "training"}
     metadata = {
-        # first: of a loaded model, info holds the hash of the weights it was loaded with
-        **{f"modelspec.{key}": value for key, value in info.items()},
+        **model_spec(model.info, type(model.network).__name__, tensors),
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(model.config()),
-        "training": json.dumps(model.info.get("training", {})),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"flowmapsr/{type(model.network).__name__}",
-        "modelspec.implementation": "flowmapsr",
-        "modelspec.hash_sha256": "0x" + weights_hash(tensors),
         # without the codec's, and the same for a copy in bfloat16
         "modelspec.flow_hash": "0x" + weights_hash(flow, torch.bfloat16),
     }
@@ -75,6 +68,19 @@ def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str
 def _packed(tensor: Tensor) -> Tensor:
     """Row-major copy; ``contiguous()`` alone keeps channels-last strides of 1x1 kernels."""
     return tensor.contiguous().flatten().reshape(tensor.shape)
+
+
+def model_spec(info: dict[str, Any], kind: str, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Metadata of a file of weights, in the keys of ModelSpec: what ``info`` says, what the file is, and its hash."""
+    return {
+        # first: of a loaded model, info holds the hash of the weights it was loaded with
+        **{f"modelspec.{key}": str(value) for key, value in info.items() if key != "training"},
+        "training": json.dumps(info.get("training", {})),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"flowmapsr/{kind}",
+        "modelspec.implementation": "flowmapsr",
+        "modelspec.hash_sha256": "0x" + weights_hash(tensors),
+    }
 
 
 def weights_hash(tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> str:

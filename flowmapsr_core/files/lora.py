@@ -5,7 +5,6 @@ that ComfyUI's loader reads), metadata ``rank``, ``alpha``, ``flowmapsr.base_*``
 trained on, and ModelSpec keys.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..model import Model
-from .checkpoint import read_metadata, weights_hash, write_safetensors
+from .checkpoint import model_spec, read_metadata, write_safetensors
 from .lora_base import check_base, describe_base
 
 FORMAT = "flowmapsr-lora"
@@ -51,19 +50,12 @@ def save_lora(
             # contiguous() alone keeps channels-last strides of 1x1 kernels
             tensors[PREFIX + layer + part] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         tensors[PREFIX + layer + ALPHA] = torch.tensor(float(alpha))
-    info = info or {}
     metadata = {
-        # first: of a base model, info holds that model's hash
-        **{f"modelspec.{key}": str(value) for key, value in info.items() if key != "training"},
+        **model_spec(info or {}, "lora", tensors),
         "format": FORMAT,
         "rank": str(rank),
         "alpha": f"{alpha:g}",
         **({} if base is None else describe_base(base)),
-        "training": json.dumps(info.get("training", {})),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "flowmapsr/lora",
-        "modelspec.implementation": "flowmapsr",
-        "modelspec.hash_sha256": "0x" + weights_hash(tensors),
     }
     write_safetensors(tensors, path, metadata)
 

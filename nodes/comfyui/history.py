@@ -22,6 +22,7 @@ from ...flowmapsr_core.upscaling.settings import as_trained
 from .host import ComfyHost
 from .loading import FP8
 from .model_files import model_path
+from .schema import POSTERIOR_MEAN
 from .source import file_name
 from .wrap import NO_WRAP
 
@@ -43,7 +44,6 @@ MAKERS = {
     | {"realism_mask", "wrap"},
 }
 OFF = (None, False, 0, "", "none", "off")
-POSTERIOR_MEAN = "posterior mean"
 OPAQUE = 255
 SURE = 4  # the command paints smaller pictures at a model's least factor, and shrinks them
 

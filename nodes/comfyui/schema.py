@@ -1,9 +1,11 @@
-"""Parts of a node's definition that only newer versions of ComfyUI know."""
+"""Parts of nodes' definitions: those that only newer versions of ComfyUI know, and a choice that prompts tell of."""
 
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
+
+POSTERIOR_MEAN = "posterior mean"  # in place of a number of steps
 
 Widget = TypeVar("Widget")
 KNOWN = {field.name for field in fields(io.Schema)}
