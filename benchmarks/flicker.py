@@ -28,6 +28,7 @@ from flowmapsr.flowmapsr_core.images.picture_files import READABLE, read_picture
 from flowmapsr.flowmapsr_core.images.resize import resize
 from flowmapsr.flowmapsr_core.upscaling.settings import has_dial
 from flowmapsr.flowmapsr_core.video.colors import Colors, to_frame, to_picture
+from flowmapsr.flowmapsr_core.video.encodings import repeatable
 from flowmapsr.flowmapsr_core.video.temporal import steadied
 from torch import Tensor
 from tqdm import tqdm
@@ -80,7 +81,7 @@ def noisy(frames: Tensor) -> Tensor:
 def compressed(frames: Tensor) -> Tensor:
     file = io.BytesIO()
     with av.open(file, "w", format="nut") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": str(CRF)})
+        stream = container.add_stream("libx264", rate=25, options=repeatable("libx264", {"crf": str(CRF)}))
         stream.height, stream.width = frames.shape[-2:]
         stream.pix_fmt = "yuv420p"
         for frame in frames.split(1):

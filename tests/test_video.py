@@ -20,7 +20,7 @@ from flowmapsr.flowmapsr_core.files.checkpoint import save_checkpoint
 from flowmapsr.flowmapsr_core.video import parts
 from flowmapsr.flowmapsr_core.video.clip import read_clip
 from flowmapsr.flowmapsr_core.video.colors import FULL, LIMITED, Colors, to_frame, to_picture
-from flowmapsr.flowmapsr_core.video.encodings import choose_encoding
+from flowmapsr.flowmapsr_core.video.encodings import choose_encoding, repeatable
 from flowmapsr.flowmapsr_core.video.light import Light
 
 WEIGHTS = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}  # Kr, Kb of a matrix
@@ -266,6 +266,15 @@ def test_a_folder_of_clips_and_pictures(photo, upscale, tmp_path):
 
 
 # the command, which SIGKILL ends before the frame of a stamp
+@pytest.mark.parametrize(("able", "more"), [("AVX512", ["asm=avx2"]), ("AVX2", []), ("DEFAULT", [])])
+def test_x264_computes_in_avx2_where_the_processor_can_do_more(able, more, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: able)
+    told = MASTERED.told("libx264", {"preset": "medium"})
+    assert repeatable("libx264", told)["x264-params"].split(":") == [*told["x264-params"].split(":"), *more]
+    assert repeatable("libx264", {}) == ({"x264-params": "asm=avx2"} if more else {})
+    assert repeatable("libx265", told) == told
+
+
 KILLED = """
 import os, signal, sys
 from flowmapsr.flowmapsr_core.cli.command import main

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from ..errors import UserError
 from ..names import CODECS
 from .av import pyav
@@ -114,6 +116,18 @@ def choose_encoding(clip: Clip, target: Path, name: str | None = None, quality: 
     options = clip.light.told(encoder, options)
     chroma = "420" if name == "h264" else clip.chroma  # what players decode of it
     return Encoding(name, encoder, _pixel_format(clip.bits, chroma, formats), options, codec.format, tag)
+
+
+def repeatable(encoder: str, options: dict[str, str]) -> dict[str, str]:
+    """An encoder's options with which the same frames always become the same bits, on this machine.
+
+    libx264 does not see to that where it computes in AVX-512: four clips of 192x192, each coded thirty times, came out
+    in 23 versions. In AVX2, or without its macroblock tree, they came out in four. AVX2 is as fast.
+    """
+    if encoder != "libx264" or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return options
+    parts = [options["x264-params"]] if "x264-params" in options else []
+    return {**options, "x264-params": ":".join([*parts, "asm=avx2"])}
 
 
 def _pixel_format(bits: int, chroma: str, formats: Sequence[str]) -> str:

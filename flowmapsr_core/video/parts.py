@@ -15,7 +15,7 @@ from ..atomic import remove_partials, replacing, write_text
 from .av import pyav, writing
 from .clip import Clip
 from .colors import to_frame
-from .encodings import Encoding
+from .encodings import Encoding, repeatable
 
 FRAMES = 48  # of a part: two seconds of a film
 MADE_OF = "made-of.json"
@@ -81,7 +81,8 @@ def write_part(path: Path, pictures: Iterable[tuple[int, Tensor]], clip: Clip, e
         stream = None
         for stamp, picture in pictures:
             if stream is None:
-                stream = container.add_stream(encoding.encoder, rate=clip.rate, options=dict(encoding.options))
+                options = repeatable(encoding.encoder, dict(encoding.options))
+                stream = container.add_stream(encoding.encoder, rate=clip.rate, options=options)
                 context, colors = stream.codec_context, clip.colors
                 stream.height, stream.width = picture.shape[-2:]
                 stream.pix_fmt = encoding.pixel_format
