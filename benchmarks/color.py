@@ -30,7 +30,7 @@ from torch import Tensor
 
 SIDE, FACTOR = 512, 4
 GAINS, OFFSETS = (1.06, 1.00, 0.92), (0.02, -0.02, 0.03)
-WIDTHS = (2, 5)
+WIDTHS = (3, 5, 12)
 Method = Callable[[Tensor, Tensor], Tensor]
 Score = tuple[Tensor, Tensor, float]
 

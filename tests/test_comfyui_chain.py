@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 pytestmark = NEEDS_COMFYUI
-BALANCED = 0.98  # realism of the built-in model's look
+BALANCED = 0.99  # realism of the built-in model's look
 
 
 @pytest.fixture(scope="module")
