@@ -205,8 +205,10 @@ class AdversarialLearner(Learner):
         rows, draws = batch.judged, batch.draws
         u = bind(self.model, batch.seen[rows], draws.negative[rows])
         fake = self.picture(last_jump(u, batch.x1[rows], self.recipe.adversarial.evaluations))
-        pair = (batch.real[rows], fake)
-        return tuple(decoded_windows(x, self.codec, draws.place[rows]) for x in pair) if self.projected else pair
+        real, place = batch.real[rows], draws.place[rows]
+        if not self.projected:
+            return real, fake
+        return decoded_windows(real, self.codec, place), decoded_windows(fake, self.codec, place)
 
     def set_rate(self, factor: float) -> None:
         super().set_rate(factor)

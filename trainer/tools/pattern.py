@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...flowmapsr_core.cli.save import check_name, save
 from ...flowmapsr_core.codecs import PixelCodec
-from ...flowmapsr_core.errors import check
+from ...flowmapsr_core.errors import UserError, check
 from ...flowmapsr_core.evaluation.cases import Case
 from ...flowmapsr_core.files.checkpoint import load_model
 from ...flowmapsr_core.images.degradation import PRESETS
@@ -60,7 +60,8 @@ def take_out(model: Model, found: Tensor) -> None:
     Raises :class:`UserError` if the network has no base picture.
     """
     network = model.network
-    check(isinstance(network, Upscaler), f"a {type(network).__name__} has no base picture; give a model that has one")
+    if not isinstance(network, Upscaler):
+        raise UserError(f"a {type(network).__name__} has no base picture; give a model that has one")
     t, s = torch.ones(len(PLACES)), 1 - torch.tensor(PLACES)  # of one evaluation at each place
     prompts = model.flow.prompts["positive"].expand(len(PLACES), -1)
     conditions = network.embed(t, s, prompts, torch.ones(len(PLACES))).double()
