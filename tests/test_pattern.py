@@ -76,7 +76,7 @@ def test_models_without_a_base_picture_and_empty_folders_are_refused(small_model
     empty.mkdir()
     made = tmp_path / "made.safetensors"
     assert main([str(tmp_path / "compact.safetensors"), str(empty), "--output", str(made)]) == 2
-    assert f"error: {empty} holds no photographs" in capsys.readouterr().err
+    assert f"error: {empty} holds no images (" in capsys.readouterr().err
     Image.fromarray((photo[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(empty / "a.png")
     assert main([str(tmp_path / "local.safetensors"), str(empty), "--output", str(made)]) == 2
     assert "error: a LocalNet has no base picture" in capsys.readouterr().err

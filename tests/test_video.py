@@ -265,7 +265,6 @@ def test_a_folder_of_clips_and_pictures(photo, upscale, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in made.iterdir()} == before
 
 
-# the command, which SIGKILL ends before the frame of a stamp
 @pytest.mark.parametrize(("able", "more"), [("AVX512", ["asm=avx2"]), ("AVX2", []), ("DEFAULT", [])])
 def test_x264_computes_in_avx2_where_the_processor_can_do_more(able, more, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: able)
@@ -275,6 +274,7 @@ def test_x264_computes_in_avx2_where_the_processor_can_do_more(able, more, monke
     assert repeatable("libx265", told) == told
 
 
+# the command, which SIGKILL ends before the frame of a stamp
 KILLED = """
 import os, signal, sys
 from flowmapsr.flowmapsr_core.cli.command import main

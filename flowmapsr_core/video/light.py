@@ -1,6 +1,7 @@
 """What an HDR clip says of the display it was made on, and of how bright it gets: SMPTE ST 2086 and CTA-861.3."""
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -37,12 +38,18 @@ class Light:
         if encoder not in TOLD:
             return options
         name, mastering, levels, units = TOLD[encoder]
-        parts = [options[name]] if name in options else []
+        parts = []
         if self.mastering:
             parts.append(f"{mastering}={_spelled(self.mastering, units)}")
         if self.levels:
             parts.append("{}={},{}".format(levels, *self.levels))
-        return {**options, name: ":".join(parts)} if parts else options
+        return with_parameters(options, name, parts) if parts else options
+
+
+def with_parameters(options: dict[str, str], name: str, parts: Sequence[str]) -> dict[str, str]:
+    """An encoder's options with more of its own parameters, which one option of FFmpeg's, ``name``, has in a row."""
+    own = [options[name]] if name in options else []
+    return {**options, name: ":".join([*own, *parts])}
 
 
 def light_said_by(frame: "VideoFrame") -> Light:

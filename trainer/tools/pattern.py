@@ -18,10 +18,9 @@ from torch import Tensor
 from ...flowmapsr_core.cli.save import check_name, save
 from ...flowmapsr_core.codecs import PixelCodec
 from ...flowmapsr_core.errors import UserError, check
-from ...flowmapsr_core.evaluation.cases import Case
+from ...flowmapsr_core.evaluation.cases import Case, images_in
 from ...flowmapsr_core.files.checkpoint import load_model
 from ...flowmapsr_core.images.degradation import PRESETS
-from ...flowmapsr_core.images.picture_files import READABLE
 from ...flowmapsr_core.images.resize import resize
 from ...flowmapsr_core.method.looks import Look
 from ...flowmapsr_core.model import Model
@@ -72,12 +71,11 @@ def take_out(model: Model, found: Tensor) -> None:
     linear.bias[-len(change) :] += change[:, -1].to(linear.bias)
 
 
-def spoiled(folder: Path, count: int) -> Iterator[Tensor]:
+def spoiled(files: dict[str, Path], count: int) -> Iterator[Tensor]:
     """The middles of photographs made small by all presets in turn, and enlarged by bicubic again."""
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in READABLE]
-    check(bool(files), f"{folder} holds no photographs")
-    for index, file in enumerate(files[:: max(1, len(files) // count)][:count]):
-        pair = Case(file.name, list(PRESETS)[index % len(PRESETS)], FACTOR, file, None, seed=0).load()
+    chosen = list(files.items())[:: max(1, len(files) // count)][:count]
+    for index, (place, file) in enumerate(chosen):
+        pair = Case(place, list(PRESETS)[index % len(PRESETS)], FACTOR, file, None, seed=0).load()
         side = min(SIDE, *pair.size) // FACTOR
         top, left = ((length - side) // 2 for length in pair.lr.shape[-2:])
         lr = pair.lr[..., top : top + side, left : left + side]
@@ -100,7 +98,7 @@ def without_pattern(options: argparse.Namespace) -> str:
     check_name(options.output)
     model = load_model(options.model)
     check(isinstance(model.codec, PixelCodec), f"{options.model} does not work on pixels; give a model that does")
-    lrs = list(spoiled(options.photographs, options.count))
+    lrs = list(spoiled(images_in(options.photographs, options.output), options.count))
     found = patterns(model, lrs)
     take_out(model, found)
     left = patterns(model, lrs)
