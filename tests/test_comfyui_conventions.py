@@ -102,7 +102,8 @@ def results(nodes, image):
     matched = nodes.match_color.MatchColor.execute(decoded, lr, "lr-residual", 1.0).args[0]
     invented, heat, _ = nodes.invention_map.InventionMap.execute(matched, lr, "balanced", model).args
     both = nodes.compare.Compare.execute(matched, upscaled).args[1]
-    spoiled = nodes.degrade.Degrade.execute(matched, 1.0, "real-esrgan", 0).args[0]
+    # not of what a node gave out: JPEG makes a step out of a rounding
+    spoiled = nodes.degrade.Degrade.execute(image, 1.0, "real-esrgan", 0).args[0]
     painted = nodes.upscale.Upscale.execute(matched, 1.0, "vivid", model, invented).args[0]
     return [lr, upscaled, alpha, latent["samples"], decoded, matched, invented, heat, both, painted, spoiled]
 
@@ -120,9 +121,7 @@ def test_results_have_the_precision_that_comfyui_keeps_them_in(nodes, monkeypatc
     for half, single in zip(results(nodes, image), exact, strict=True):
         assert half.dtype == (torch.float16 if halves else torch.float32)
         apart.append((half - single).abs().max().item())
-    *others, spoiled = apart
-    assert max(others) < 0.005
-    assert spoiled < 0.02  # a step of JPEG's is taken, or not
+    assert max(apart) < 0.005
 
 
 def test_results_are_where_comfyui_keeps_them(nodes, monkeypatch):
