@@ -31,3 +31,25 @@ def test_only_periods_that_every_cell_repeats_are_a_grid(period, share):
 def test_latents_smaller_than_a_neighbourhood_are_one():
     error = torch.full((2, 4, 3, 5), 0.5)
     assert torch.allclose(squared_error(error, grid=1.0), torch.full((2,), 0.25 + 9 * 0.25))
+
+
+def test_at_full_evenness_a_wall_pulls_as_hard_as_foliage(generator):
+    """Gradients of two neighbourhoods, of which one errs a hundred times as far."""
+    error = torch.randn(1, 12, SIDE, 2 * SIDE, generator=generator, dtype=torch.float64)
+    error[..., :SIDE] *= 100
+    error.requires_grad_()
+
+    def pulls(even):
+        (gradient,) = torch.autograd.grad(squared_error(error, even=even).sum(), error)
+        along = (gradient * error).detach()
+        return along[..., :SIDE].sum() / along[..., SIDE:].sum()
+
+    assert math.isclose(pulls(0.0), 10_000, rel_tol=0.1)
+    assert math.isclose(pulls(0.5), 100, rel_tol=0.1)
+    assert math.isclose(pulls(1.0), 1, rel_tol=0.1)
+
+
+def test_an_error_of_the_usual_size_weighs_the_same_however_even():
+    error = torch.full((2, 4, 20, 12), 8 / 127.5)
+    for even in (0.0, 0.5, 1.0):
+        assert torch.allclose(squared_error(error, grid=0.5, even=even), squared_error(error, grid=0.5), rtol=0.01)

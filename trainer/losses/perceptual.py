@@ -26,6 +26,7 @@ class Loss:
     Attributes:
         learned_weight: weigh samples by the learned exp(-psi(t, s)).
         grid: weight of what the error has in common over a neighbourhood, see :func:`.error.squared_error`.
+        even: from 0 to 1, how far neighbourhoods weigh alike however hard they are, see there too.
         perceptual: weight lambda0 of LPIPS, 0 for none.
         features: weight of the distance on a classifier's features, 0 for none; it needs no download.
         backbone: of LPIPS.
@@ -34,6 +35,7 @@ class Loss:
 
     learned_weight: bool = False
     grid: float = 0.0
+    even: float = 0.0
     perceptual: float = 0.0
     features: float = 0.0
     backbone: str = "vgg"
@@ -41,6 +43,7 @@ class Loss:
 
     def __post_init__(self) -> None:
         check(self.grid >= 0, "loss.grid must be 0 or more")
+        check(0 <= self.even <= 1, "loss.even must be from 0 to 1")
         check(self.perceptual >= 0, "loss.perceptual must be 0 or more")
         check(self.features >= 0, "loss.features must be 0 or more")
         check(self.backbone in BACKBONES, f"loss.backbone: {self.backbone!r} is none of {', '.join(BACKBONES)}")

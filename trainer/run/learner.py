@@ -98,7 +98,8 @@ class Learner:
         with self.accelerator.autocast():
             target = make_target(batch, self.teacher, self.recipe, self.stage)
         u = self.model(batch.x_t, draws.t, draws.s, batch.seen, draws.negative).float()
-        error = batch.weight * squared_error(self.picture(u - target), self.recipe.loss.grid)
+        settings = self.recipe.loss
+        error = batch.weight * squared_error(self.picture(u - target), settings.grid, settings.even)
         figures = {"velocity": error[~jump].sum() / n}
         if self.jumps:
             figures["jump"] = error[jump].sum() / n
