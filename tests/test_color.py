@@ -99,10 +99,12 @@ def test_cut_into_parts_for_less_memory_a_method_gives_the_same(pair, method, mo
 def test_a_correction_takes_little_more_memory_than_both_its_ends(method, strength, monkeypatch):
     monkeypatch.setattr(color, "BAND", 32)
     monkeypatch.setattr(color, "SAMPLES", 1000)
-    sr, lr = torch.rand(1, 3, 512, 640), torch.rand(1, 3, 128, 160)
-    with LiveMemory() as live:
-        match_color(sr, lr, method, strength)
-    assert live.peak < 1.25 * 4 * (CORRECTED - 3) * 512 * 640  # sr itself was there
+    sr = torch.rand(1, 3, 512, 640)
+    for factor in (1.5, 4):
+        lr = torch.rand(1, 3, int(512 / factor), int(640 / factor))
+        with LiveMemory() as live:
+            match_color(sr, lr, method, strength)
+        assert live.peak < 1.25 * 4 * (CORRECTED - 3) * 512 * 640  # sr itself was there
 
 
 def test_strength_blends(pair):

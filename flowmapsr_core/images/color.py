@@ -7,6 +7,7 @@ meet, see :mod:`.wrap`.
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,10 @@ from torch import Tensor
 from ..errors import UserError
 from .light import display_of, light_of
 from .resize import resize
+from .trust import load_trust
 from .wrap import surround
 
-# LR pixels: narrower lets noise and JPEG blocks of a dirty source in, wider follows local drift worse on any source
-RESIDUAL_SIGMA = 8.0
+BANDS = (8.0, 3.0)  # widths in LR pixels: of what is always added back of a residual, and of what next
 LEVELS = 5  # of StableSR's wavelets
 PROJECTIONS = 20  # leave less than half an 8-bit step
 # Smooth transport: so many samples and so many windows along each axis. Directions of colour space in which a window
@@ -33,13 +34,29 @@ _TO_LAB = torch.tensor([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -2
 _KNEE = 6 / 29  # below it CIE's cube root is a line
 
 
-def lr_residual(sr: Tensor, lr: Tensor, wrap: str = "", sigma: float = RESIDUAL_SIGMA) -> Tensor:
-    """Add back what the low-pass of the LR image has and that of the downscaled result lost.
+def lr_residual(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
+    """Add back what the LR image has and the downscaled result lost, where it is no noise of the LR image.
 
-    ``sr + up(G_sigma(lr - down(sr)))``: local, paired and free of halos, because it acts on a residual.
+    ``sr + up(coarse + sum_k w_k band_k)``, where coarse and bands add up to ``lr - down(sr)``, and the shares ``w_k``,
+    from 0 to 1 at every place, are those of :class:`.trust.Trust`. Local, paired and free of halos, because it acts on
+    a residual. Where LR was only made small it is back-projection, which takes a result's inventions back.
     """
-    residual = gaussian_blur(lr - resize(sr, _size(lr), wrap=wrap), sigma, wrap)
-    return resize(residual, _size(sr), "bilinear", wrap).add_(sr)
+    lost, bands = residual_bands(sr, lr, wrap)
+    shares = load_trust(lr.device)(lr, bands, wrap)
+    for share, band in zip(shares.split(1, dim=1), bands, strict=True):
+        lost.addcmul_(share, band)
+    del bands, shares, band
+    return _in_parts(lambda sr, lost: resize(lost, _size(sr), wrap=wrap).add_(sr), 1, 1, sr, lost)
+
+
+def residual_bands(sr: Tensor, lr: Tensor, wrap: str = "") -> tuple[Tensor, list[Tensor]]:
+    """``lr - down(sr)`` in parts of the shape of ``lr``: what is coarser than BANDS[0], and the finer bands."""
+    fine = lr - resize(sr, _size(lr), wrap=wrap)
+    coarse, *middle = (gaussian_blur(fine, sigma, wrap) for sigma in BANDS)
+    bands = [*middle, fine]
+    for coarser, band in reversed(list(pairwise([coarse, *bands]))):
+        band.sub_(coarser)
+    return coarse, bands
 
 
 def wavelet(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
@@ -104,7 +121,7 @@ METHODS: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
 }
 
 
-BY_CHANNEL = (lr_residual, wavelet, adain, back_projection)  # that do the same to each channel apart
+BY_CHANNEL = (wavelet, adain, back_projection)  # that do the same to each channel apart
 
 
 def match_color(sr: Tensor, lr: Tensor, method: str = "lr-residual", strength: float = 1.0, wrap: str = "") -> Tensor:

@@ -27,7 +27,7 @@ MOST_AT_ONCE = 8  # tiles a call
 FEWEST_ROWS = 8  # of a band
 HALOS = 6  # halos along a side of what a tile reads, where there is memory for it: of these, two are computed twice
 CODED = 9  # floats per pixel beside the codec's memory: an image that is encoded, it padded, and that scaled
-CORRECTED = 12  # floats per pixel: an image before and after its colours are corrected, and work on a channel
+CORRECTED = 12  # floats per pixel: an image that grew 1.5 times, before and after its colours are corrected, and work
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""How far an LR image can be trusted: what a result lacks of it is detail that was lost, or noise that was taken out.
+
+A small network looks at both, LR image and residual, and says which share of the residual is worth adding back, place
+by place. It was trained by ``python -m flowmapsr.trainer.tools.trust``.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .resize import resize
+from .wrap import surround
+
+FILE = Path(__file__).parents[1] / "models" / "lr-trust.safetensors"
+CELL, WINDOW = 4, 8  # pixels; spectra are of overlapping windows as large as JPEG's blocks
+WIDTH, DILATIONS = 32, (1, 2, 4)
+LEAST = 1e-6  # energy, about that of rounding to 8 bits
+
+
+class Trust(nn.Module):
+    """LR image (B, 3, h, w) in [0, 1] and bands of a residual, each of its shape, to shares (B, bands, h, w).
+
+    It sees logarithms of energies around each place: of the LR image's frequencies, where noise fills what is empty and
+    JPEG empties what is full; of the bands; and of what is left of these when cells are averaged, which is little of
+    noise.
+
+    Args:
+        bands: how many.
+    """
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.register_buffer("spectrum", _spectrum(), persistent=False)
+        inputs = (WINDOW**2 + 2 * bands, WIDTH, WIDTH)
+        layers = zip(inputs, DILATIONS, strict=True)
+        self.around = nn.ModuleList(nn.Conv2d(i, WIDTH, 3, dilation=dilation) for i, dilation in layers)
+        self.shares = nn.Conv2d(WIDTH, bands, 1)
+
+    def forward(self, lr: Tensor, bands: Sequence[Tensor], wrap: str = "") -> Tensor:
+        x = self.energies(lr, bands, wrap).add_(LEAST).log_().add_(7).div_(3)  # about normal
+        for convolution, dilation in zip(self.around, DILATIONS, strict=True):
+            x = F.silu(convolution(surround(x, dilation, dilation, wrap)))
+        return resize(self.shares(x).sigmoid(), (lr.shape[-2], lr.shape[-1]), "bilinear", wrap)
+
+    @torch.no_grad()
+    def energies(self, lr: Tensor, bands: Sequence[Tensor], wrap: str) -> Tensor:
+        """What it sees of each cell (B, WINDOW^2 + 2 bands, h / CELL, w / CELL)."""
+        gray = _whole_cells(lr.mean(dim=1, keepdim=True), wrap)
+        edge = (WINDOW - CELL) // 2
+        energies = [F.conv2d(surround(gray, edge, edge, wrap), self.spectrum, stride=CELL).square_()]
+        for band in bands:
+            cells = [F.avg_pool2d(_whole_cells(x, wrap), CELL) for x in (band.square(), band)]
+            energies += [x.mean(dim=1, keepdim=True) for x in (cells[0], cells[1].square_())]
+        return torch.cat(energies, dim=1)
+
+
+def _spectrum() -> Tensor:
+    """The orthonormal cosine transform of a window, (WINDOW^2, 1, WINDOW, WINDOW)."""
+    k, x = torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij")
+    basis = torch.cos(math.pi / WINDOW * k * (x + 0.5)) * torch.where(k == 0, 1.0, math.sqrt(2)) / WINDOW**0.5
+    return torch.einsum("ky,lx->klyx", basis, basis).reshape(WINDOW**2, 1, WINDOW, WINDOW)
+
+
+def _whole_cells(image: Tensor, wrap: str) -> Tensor:
+    """With more rows below and columns on the right, until cells fill it."""
+    down, along = (-length % CELL for length in image.shape[-2:])
+    return surround(image, down, along, wrap)[..., down:, along:]
+
+
+@cache
+def load_trust(device: torch.device) -> Trust:
+    """The trained network on a device, frozen; read once."""
+    tensors = load_file(FILE)
+    trust = Trust(bands=len(tensors["shares.weight"]))
+    trust.load_state_dict(tensors)
+    return trust.float().requires_grad_(False).eval().to(device)
