@@ -43,9 +43,8 @@ def lr_residual(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
     """
     lost, bands = residual_bands(sr, lr, wrap)
     shares = load_trust(lr.device)(lr, bands, wrap)
-    for share, band in zip(shares.split(1, dim=1), bands, strict=True):
-        lost.addcmul_(share, band)
-    del bands, shares, band
+    for share in shares.split(1, dim=1):
+        lost.addcmul_(share, bands.pop(0))
     return _in_parts(lambda sr, lost: resize(lost, _size(sr), wrap=wrap).add_(sr), 1, 1, sr, lost)
 
 

@@ -34,6 +34,8 @@ class Trust(nn.Module):
         bands: how many.
     """
 
+    spectrum: Tensor
+
     def __init__(self, bands: int) -> None:
         super().__init__()
         self.register_buffer("spectrum", _spectrum(), persistent=False)
