@@ -8,7 +8,7 @@ from flowmapsr.flowmapsr_core.images.color import residual_bands
 from flowmapsr.flowmapsr_core.images.jpeg import jpeg
 from flowmapsr.flowmapsr_core.images.picture_files import read_picture
 from flowmapsr.flowmapsr_core.images.resize import resize
-from flowmapsr.flowmapsr_core.images.trust import Trust, load_trust
+from flowmapsr.flowmapsr_core.images.trust import Trust, load_trust, trusted_shares
 
 CPU = torch.device("cpu")
 JETTY = Path(__file__).parent / "data" / "jetty.png"
@@ -47,6 +47,15 @@ def test_a_share_belongs_to_a_place(lr, generator):
     half[..., :middle] += 12 / 255 * torch.randn(half[..., :middle].shape, generator=generator)
     found = shares(half)
     assert found[:, : middle - 8].mean() < found[:, middle + 8 :].mean() - 0.2
+
+
+def test_noise_that_is_seen_in_a_part_tells_of_all(lr, generator):
+    noisy, middle = lr.clone(), lr.shape[-1] // 2
+    noisy[..., :middle] += 12 / 255 * torch.randn(noisy[..., :middle].shape, generator=generator)
+    both = torch.cat([lr, noisy])
+    enlarged = resize(both, (4 * lr.shape[-2], 4 * lr.shape[-1]))
+    clean, doubted = trusted_shares(both, residual_bands(enlarged, both)[1])[:, -1]
+    assert doubted.max() < 0.1 < 0.5 < clean.mean()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (17, 22)])

@@ -160,7 +160,8 @@ def test_a_rolled_picture_is_upscaled_to_the_rolled_result(model, photo, scale, 
 
 def test_away_from_the_edges_it_is_the_picture_that_it_was(model, photo):
     image = photo[..., :12, :]
-    whole, cut = (upscale(model, image, 4, look="faithful", wrap=wrap) for wrap in ("x", ""))
+    # without colours: how far an LR image is trusted depends on all of it
+    whole, cut = (upscale(model, image, 4, look="faithful", wrap=wrap, color="none") for wrap in ("x", ""))
     middle = slice(4 * 56, 4 * 66)
     assert (whole - cut)[..., middle].abs().max() < 1e-5
     assert (whole - cut)[..., 0].abs().max() > 1e-3

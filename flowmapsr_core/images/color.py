@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import UserError
 from .light import display_of, light_of
 from .resize import resize
-from .trust import load_trust
+from .trust import trusted_shares
 from .wrap import surround
 
 BANDS = (8.0, 3.0)  # widths in LR pixels: of what is always added back of a residual, and of what next
@@ -38,12 +38,11 @@ def lr_residual(sr: Tensor, lr: Tensor, wrap: str = "") -> Tensor:
     """Add back what the LR image has and the downscaled result lost, where it is no noise of the LR image.
 
     ``sr + up(coarse + sum_k w_k band_k)``, where coarse and bands add up to ``lr - down(sr)``, and the shares ``w_k``,
-    from 0 to 1 at every place, are those of :class:`.trust.Trust`. Local, paired and free of halos, because it acts on
-    a residual. Where LR was only made small it is back-projection, which takes a result's inventions back.
+    from 0 to 1 at every place, are those of :func:`.trust.trusted_shares`. Local, paired and free of halos, because it
+    acts on a residual. Where LR was only made small it is back-projection, which takes a result's inventions back.
     """
     lost, bands = residual_bands(sr, lr, wrap)
-    shares = load_trust(lr.device)(lr, bands, wrap)
-    for share in shares.split(1, dim=1):
+    for share in trusted_shares(lr, bands, wrap).split(1, dim=1):
         lost.addcmul_(share, bands.pop(0))
     return _in_parts(lambda sr, lost: resize(lost, _size(sr), wrap=wrap).add_(sr), 1, 1, sr, lost)
 

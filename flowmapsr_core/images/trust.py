@@ -21,6 +21,7 @@ FILE = Path(__file__).parents[1] / "models" / "lr-trust.safetensors"
 CELL, WINDOW = 4, 8  # pixels; spectra are of overlapping windows as large as JPEG's blocks
 WIDTH, DILATIONS = 32, (1, 2, 4)
 LEAST = 1e-6  # energy, about that of rounding to 8 bits
+DOUBTED = 0.25  # of an image, whose shares no other part of it exceeds
 
 
 class Trust(nn.Module):
@@ -73,6 +74,18 @@ def _whole_cells(image: Tensor, wrap: str) -> Tensor:
     """With more rows below and columns on the right, until cells fill it."""
     down, along = (-length % CELL for length in image.shape[-2:])
     return surround(image, down, along, wrap)[..., down:, along:]
+
+
+def trusted_shares(lr: Tensor, bands: Sequence[Tensor], wrap: str = "") -> Tensor:
+    """Shares (B, bands, h, w) of bands by the trained network, see :class:`Trust`.
+
+    None is larger than those of the quarter of its image that is doubted most. Noise and JPEG are all over an image,
+    and a place where they are seen tells of others, where texture hides them.
+    """
+    shares = load_trust(lr.device)(lr, bands, wrap)
+    places = shares.flatten(2)
+    most = places.kthvalue(1 + int(DOUBTED * (places.shape[2] - 1)), dim=2).values
+    return torch.minimum(shares, most[..., None, None])
 
 
 @cache
