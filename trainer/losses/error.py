@@ -16,8 +16,8 @@ def squared_error(error: Tensor, grid: float = 0.0, even: float = 0.0) -> Tensor
     number of cells, so that with ``grid = 1`` an error without any pattern counts twice.
 
     The squares of foliage are a thousand times those of a wall, and leave the wall to chance, where an eye sees it. So
-    each neighbourhood is weighed by the power ``-even`` of its own mean square, taken for a constant: at 0 squares count
-    alike, at 1 neighbourhoods do, whose logarithm, which is PSNR, is then what counts.
+    each neighbourhood is weighed by the power ``-even`` of its own mean square, taken for a constant: at 0 squares
+    count alike, at 1 neighbourhoods do, whose logarithm, which is PSNR, is then what counts.
     """
     square = error.square().mean(dim=1)
     side = min(SIDE, *square.shape[-2:])
