@@ -5,6 +5,7 @@ from argparse import Namespace
 from ..errors import UserError, WithoutVAE
 from ..files.checkpoint import load_model
 from ..files.onnx_file import OF_LATENTS, export_onnx
+from .save import saving
 
 
 def run(options: Namespace) -> int:
@@ -12,9 +13,8 @@ def run(options: Namespace) -> int:
     if options.output.suffix != ".onnx":
         raise UserError(f"{options.output}: an export is an .onnx file; end the name so")
     try:
-        export_onnx(load_model(options.model), options.model, options.output)
+        with saving(options.output):
+            export_onnx(load_model(options.model), options.model, options.output)
     except WithoutVAE as error:
         raise UserError(OF_LATENTS.format(options.model)) from error
-    except OSError as error:
-        raise UserError(f"{options.output} cannot be written: {error.strerror or error}; choose another") from error
     return 0

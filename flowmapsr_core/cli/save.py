@@ -1,5 +1,7 @@
 """Checkpoints that commands write."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,7 +19,14 @@ def check_name(path: Path) -> None:
 
 def save(model: Model, path: Path, dtype: torch.dtype) -> None:
     """Write a model, its weights in ``dtype``; :class:`UserError` if it cannot be written."""
-    try:
+    with saving(path):
         save_checkpoint(model, path, dtype)
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turns an ``OSError`` of writing a file into a :class:`UserError`."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another") from error

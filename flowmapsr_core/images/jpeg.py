@@ -37,6 +37,14 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     return ((rgb + 128) / 255)[..., :height, :width].clamp(0, 1)
 
 
+def cosine_transform() -> Tensor:
+    """The orthonormal cosine transform of a block's rows, (8, 8): a frequency a row (T.81, A.3.3)."""
+    k = torch.arange(8.0)
+    dct = torch.cos((2 * k + 1) * k[:, None] * math.pi / 16) / 2
+    dct[0] /= math.sqrt(2)
+    return dct
+
+
 def _table(table: str, quality: Tensor) -> Tensor:
     """Quantisation steps (B, 1, 1, 8, 1, 8) for a quality, by libjpeg's formula."""
     base = torch.tensor([float(step) for step in table.split()], device=quality.device)
@@ -48,9 +56,7 @@ def _table(table: str, quality: Tensor) -> Tensor:
 def _quantise(plane: Tensor, steps: Tensor) -> Tensor:
     """Round the DCT coefficients of every 8x8 block to multiples of ``steps``."""
     batch, channels, height, width = plane.shape
-    k = torch.arange(8, device=plane.device, dtype=plane.dtype)
-    dct = torch.cos((2 * k + 1) * k[:, None] * math.pi / 16) / 2
-    dct[0] /= math.sqrt(2)
+    dct = cosine_transform().to(plane)
     blocks = plane.reshape(batch, channels, height // 8, 8, width // 8, 8)
     coefficients = torch.einsum("ui,bcyixj,vj->bcyuxv", dct, blocks, dct)
     coefficients = (coefficients / steps).round() * steps

@@ -4,7 +4,6 @@ A small network looks at both, LR image and residual, and says which share of th
 by place. It was trained by ``python -m flowmapsr.trainer.tools.trust``.
 """
 
-import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -14,11 +13,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .jpeg import cosine_transform
 from .resize import resize
 from .wrap import surround
 
 FILE = Path(__file__).parents[1] / "models" / "lr-trust.safetensors"
-CELL, WINDOW = 4, 8  # pixels; spectra are of overlapping windows as large as JPEG's blocks
+CELL, WINDOW = 4, 8  # pixels; spectra are of overlapping windows, each as large as a block of JPEG
 WIDTH, DILATIONS = 32, (1, 2, 4)
 LEAST = 1e-6  # energy, about that of rounding to 8 bits
 DOUBTED = 0.25  # of an image, whose shares no other part of it exceeds
@@ -64,9 +64,8 @@ class Trust(nn.Module):
 
 
 def _spectrum() -> Tensor:
-    """The orthonormal cosine transform of a window, (WINDOW^2, 1, WINDOW, WINDOW)."""
-    k, x = torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij")
-    basis = torch.cos(math.pi / WINDOW * k * (x + 0.5)) * torch.where(k == 0, 1.0, math.sqrt(2)) / WINDOW**0.5
+    """The cosine transform of a window, (WINDOW^2, 1, WINDOW, WINDOW)."""
+    basis = cosine_transform()
     return torch.einsum("ky,lx->klyx", basis, basis).reshape(WINDOW**2, 1, WINDOW, WINDOW)
 
 

@@ -19,14 +19,12 @@ def squared_error(error: Tensor, grid: float = 0.0, even: float = 0.0) -> Tensor
     each neighbourhood is weighed by the power ``-even`` of its own mean square, taken for a constant: at 0 squares
     count alike, at 1 neighbourhoods do, whose logarithm, which is PSNR, is then what counts.
     """
-    square = error.square().mean(dim=1)
-    side = min(SIDE, *square.shape[-2:])
+    side = min(SIDE, *error.shape[-2:])
     if even:
-        hardness = F.avg_pool2d(square.detach()[:, None], side, ceil_mode=True)
+        hardness = F.avg_pool2d(error.detach().square().mean(dim=1, keepdim=True), side, ceil_mode=True)
         weight = ((hardness + LEAST**2) / USUAL**2) ** -even
         error = error * F.interpolate(weight.sqrt(), scale_factor=side)[..., : error.shape[-2], : error.shape[-1]]
-        square = error.square().mean(dim=1)
-    loss = square.mean(dim=(1, 2))
+    loss = error.square().mean(dim=(1, 2, 3))
     if grid:
         loss = loss + grid * side**2 * F.avg_pool2d(error, side).square().mean(dim=(1, 2, 3))
     return loss

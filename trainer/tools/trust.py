@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from ...flowmapsr_core.cli.save import check_name
+from ...flowmapsr_core.cli.save import check_name, saving
 from ...flowmapsr_core.files.checkpoint import load_model, write_safetensors
 from ...flowmapsr_core.images.color import residual_bands
 from ...flowmapsr_core.images.degradation import PRESETS, Degradation, degrade
@@ -125,7 +125,8 @@ def train(options: argparse.Namespace) -> str:
             losses.append(loss.item() * BATCH)
         optimizer.step()
         schedule.step()
-    write_safetensors({name: tensor.half() for name, tensor in trust.state_dict().items()}, options.output, {})
+    with saving(options.output):
+        write_safetensors({name: tensor.half() for name, tensor in trust.state_dict().items()}, options.output, {})
     tenth = max(1, len(losses) // 10)
     return f"{options.output}: loss {sum(losses[:tenth]) / tenth:.3f}, then {sum(losses[-tenth:]) / tenth:.3f}"
 
