@@ -58,6 +58,11 @@ def test_noise_that_is_seen_in_a_part_tells_of_all(lr, generator):
     assert doubted.max() < 0.1 < 0.5 < clean.mean()
 
 
+def test_what_is_certain_is_added_whole(hr, lr):
+    coarser = trusted_shares(lr, residual_bands(hr + 0.01, lr)[1])[:, 0]
+    assert coarser.median() > 0.85
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (17, 22)])
 @pytest.mark.parametrize("wrap", ["", "x", "xy"])
 def test_any_size_gets_shares_from_0_to_1(generator, size, wrap):

@@ -21,6 +21,7 @@ FILE = Path(__file__).parents[1] / "models" / "lr-trust.safetensors"
 CELL, WINDOW = 4, 8  # pixels; spectra are of overlapping windows, each as large as a block of JPEG
 WIDTH, DILATIONS = 32, (1, 2, 4)
 LEAST = 1e-6  # energy, about that of rounding to 8 bits
+CERTAIN = 0.8  # the share that training, which takes something off for doubt, leaves of what is certain; it counts as 1
 DOUBTED = 0.25  # of an image, whose shares no other part of it exceeds
 
 
@@ -81,7 +82,7 @@ def trusted_shares(lr: Tensor, bands: Sequence[Tensor], wrap: str = "") -> Tenso
     None is larger than those of the quarter of its image that is doubted most. Noise and JPEG are all over an image,
     and a place where they are seen tells of others, where texture hides them.
     """
-    shares = load_trust(lr.device)(lr, bands, wrap)
+    shares = load_trust(lr.device)(lr, bands, wrap).div(CERTAIN).clamp_(max=1)
     places = shares.flatten(2)
     most = places.kthvalue(1 + int(DOUBTED * (places.shape[2] - 1)), dim=2).values
     return torch.minimum(shares, most[..., None, None])

@@ -20,7 +20,7 @@ from ...flowmapsr_core.images.color import residual_bands
 from ...flowmapsr_core.images.degradation import PRESETS, Degradation, degrade
 from ...flowmapsr_core.images.eight_bit import eight_bit
 from ...flowmapsr_core.images.resize import resize
-from ...flowmapsr_core.images.trust import LEAST, Trust
+from ...flowmapsr_core.images.trust import CERTAIN, LEAST, Trust
 from ...flowmapsr_core.model import Model
 from ...flowmapsr_core.upscaling.pipeline import upscale
 from ..data.crops import Budget, Crop, Data, PhotoCrops, training_photos
@@ -28,7 +28,7 @@ from ..run.command import run_command
 
 SIDE = 256  # of an HR crop
 FACTORS = (4.0, 5.0, 6.0)
-COST = 0.2  # of a band's own energy, for adding it: noise is seen before missing detail is
+COST = 1 - CERTAIN  # of a band's own energy, for adding it: noise is seen before missing detail is
 BATCH, RATE = 8, 4e-3
 _SMALL = replace(PRESETS["bicubic"][0], modes=("area", "bilinear", "bicubic"))
 # ways to make LR images, and how often each comes
@@ -76,7 +76,7 @@ def drifted(sr: Tensor, generator: Generator) -> Tensor:
 def trust_loss(trust: Trust, example: Example) -> Tensor:
     """By how much each band changes the squared distance to the photograph, the others added, over the band's energy.
 
-    Shares have a COST, by which they stay below those that come nearest to the photograph.
+    Shares have a COST, by which they stay below those that come nearest to the photograph, up to CERTAIN.
     """
     sr, lr, hr = example.sr.float(), example.lr.float(), example.hr.float()
     size = (hr.shape[-2], hr.shape[-1])
