@@ -4,7 +4,7 @@ CODECS = ("h264", "h265", "av1", "prores", "ffv1")
 COLORS = (
     "lr-residual", "wavelet", "adain", "lab", "transport", "transport-smooth", "back-projection", "none",
 )  # fmt: skip
-DEGRADATIONS = ("flowmapsr", "bicubic", "real-esrgan")
+DEGRADATIONS = ("flowmapsr", "bicubic", "real-esrgan", "camera")
 DTYPES = ("float32", "bfloat16", "float16")
 METRICS = (
     "psnr-y", "psnr-rgb", "ssim-y", "ssim-rgb", "ms-ssim-y", "ms-ssim-rgb", "high-frequency", "features",

@@ -29,7 +29,7 @@ class Degrade(io.ComfyNode):
                     "preset",
                     options=list(degradation.PRESETS),
                     default="flowmapsr",
-                    tooltip="flowmapsr: some blur, noise and JPEG. bicubic: only shrinks. real-esrgan: badly spoiled.",
+                    tooltip="flowmapsr: blur, noise, JPEG. bicubic: none. real-esrgan: much. camera: often one alone.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -334,7 +334,7 @@ def test_what_is_logged_does_not_stand_behind_a_progress_bar(tmp_path, image, ca
 
 
 def test_degrade(image, tmp_path, capsys):
-    for preset in ("flowmapsr", "bicubic", "real-esrgan"):
+    for preset in ("flowmapsr", "bicubic", "real-esrgan", "camera"):
         target = tmp_path / f"{preset}.png"
         assert run("degrade", image, "--output", target, "--scale", "4", "--preset", preset, "--seed", "3") == 0
         assert Image.open(target).size == (30, 22)

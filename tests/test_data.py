@@ -221,6 +221,6 @@ def test_negative_samples_get_a_milder_target(generator):
     target, lr, weight, small = make_pairs(hr, recipe, negative, [generator] * 4)
     assert torch.equal(target[1::2], hr[1::2])
     assert torch.equal(weight, torch.ones(8))
-    assert [image.shape for image in small] == [(2, 3, 8, 8)] * 4
+    assert [group.images.shape for group in small] == [(2, 3, 8, 8)] * 4
     milder, full = ((image - hr).square().mean(dim=(1, 2, 3))[::2] for image in (target, lr))
     assert (milder < full).all()

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,17 @@ def test_bicubic_is_pillows(photo):
             plane = Image.fromarray(photo[0, channel].numpy(), "F")
             theirs = np.asarray(plane.resize((size[1], size[0]), Image.Resampling.BICUBIC))
             assert np.abs(ours[0, channel].numpy() - theirs).max() < 1e-5
+
+
+def test_faults_of_cameras_come_alone_too(photo):
+    """Of 60 pictures some have none, and some are of noise without the blocks of JPEG."""
+    clean = resize(photo, (30, 41)).clamp(0, 1)
+    same = [replace(stage, blur=0, modes=("bicubic",)) for stage in preset("camera")]
+    made = [degrade(photo, photo.shape[-1] / 41, tuple(same), seeded(seed)) for seed in range(60)]
+    errors = torch.stack([(image - clean).square().mean().sqrt() for image in made if image.shape == clean.shape])
+    assert len(errors) == 60
+    assert 4 < (errors < 1e-6).sum() < 25
+    assert (errors > 5 / 255).sum() > 15
 
 
 def test_unknown_preset_is_an_error_that_lists_them():

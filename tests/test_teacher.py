@@ -17,7 +17,7 @@ from flowmapsr.flowmapsr_core.method.methods import FlowMapMethod
 from flowmapsr.flowmapsr_core.upscaling.community import CommunityUpscaler
 from flowmapsr.flowmapsr_core.upscaling.host import TorchHost
 from flowmapsr.trainer import teach
-from flowmapsr.trainer.data.pairs import make_pairs
+from flowmapsr.trainer.data.pairs import Small, make_pairs
 from flowmapsr.trainer.data.teacher import Teacher, Upscaler
 from flowmapsr.trainer.objectives import JUMPS
 from flowmapsr.trainer.recipe.read import read_recipe
@@ -108,7 +108,7 @@ def test_the_target_is_the_teachers_picture_of_the_lr_image(
         for pictures in (None, teacher_of(upscaler).of_groups)
     ]
     *_, small = make_pairs(hr, recipe.degrade, draws.negative, pair_generators(recipe, 3, range(2)))
-    lr, network = torch.cat(small), ModelLoader().load_from_file(upscaler).model.eval()
+    lr, network = torch.cat([group.images for group in small]), ModelLoader().load_from_file(upscaler).model.eval()
     with torch.no_grad():
         picture = network(lr).clamp(0, 1)
         picture = network(picture).clamp(0, 1) if factor == 8 else picture
@@ -122,6 +122,22 @@ def test_the_target_is_the_teachers_picture_of_the_lr_image(
     assert not batches[1].x0.requires_grad
     assert torch.equal(batches[1].hr, batches[0].hr)  # what looks at pictures goes on with the photographs
     assert torch.equal(batches[1].real, batches[0].x0)
+
+
+def test_a_preset_may_have_a_teacher_of_its_own(recipe_file, upscaler, small_model, tmp_path):
+    other = make_upscaler(tmp_path / "x2.safetensors", 2)
+    recipe = read_recipe(
+        recipe_file,
+        [f"teacher.upscaler={upscaler}", f'teacher.by_preset={{camera="{other}"}}', "degrade.groups=4",
+         "degrade.presets={camera=1,bicubic=1}"],
+    )  # fmt: skip
+    hr, nobody = torch.rand(4, 3, 32, 32, generator=generator_of(1)), torch.zeros(4, dtype=torch.bool)
+    *_, groups = make_pairs(hr, recipe.degrade, nobody, pair_generators(recipe, 3, range(4)))
+    assert {group.preset for group in groups} == {"camera", "bicubic"}
+    pictures = Upscaler(recipe.teacher, CPU).of_groups(groups, ~nobody, (32, 32))
+    for picture, group in zip(pictures, groups, strict=True):
+        teacher = other if group.preset == "camera" else upscaler
+        assert torch.equal(picture[None], teacher_of(teacher)(group, (32, 32)))
 
 
 def test_of_jumps_flow_matching_keeps_hr(recipe_file, upscaler, small_model):
@@ -236,7 +252,7 @@ def test_a_model_of_ours_teaches_what_it_paints_at_vivid(small_model, taught, tm
     monkeypatch.setattr(TorchHost, "compute_dtype", lambda host, supported: torch.float32)
     save_checkpoint(small_model, tmp_path / "own.safetensors")
     lr = torch.rand(2, 3, 9, 11)
-    pictures = teacher_of(tmp_path / "own.safetensors")(lr, (36, 44))
+    pictures = teacher_of(tmp_path / "own.safetensors")(Small("bicubic", lr), (36, 44))
     assert torch.equal(pictures, eight_bit(upscale(small_model, lr, 4.0, look="vivid")))
     assert not torch.equal(pictures, eight_bit(upscale(small_model, lr, 4.0, look="balanced")))
     settings = (*taught[:2], "teacher.upscaler=mini", f"output.folder={tmp_path / 'run'}")
@@ -257,7 +273,7 @@ class Trap:
 def test_a_pth_holds_weights_and_nothing_else(taught, upscaler, tmp_path):
     torch.save({"params_ema": load_file(upscaler)}, tmp_path / "x4.pth")
     lr = torch.rand(1, 3, 9, 11)
-    one, other = (teacher_of(path)(lr, (36, 44)) for path in (upscaler, tmp_path / "x4.pth"))
+    one, other = (teacher_of(path)(Small("bicubic", lr), (36, 44)) for path in (upscaler, tmp_path / "x4.pth"))
     assert torch.equal(one, other)
     torch.save({"params_ema": Trap(tmp_path / "touched")}, tmp_path / "trap.pth")
     trap = f"teacher.upscaler={tmp_path / 'trap.pth'}"
@@ -315,6 +331,8 @@ def test_what_is_no_teacher_is_said_in_one_line(taught, tmp_path, monkeypatch):
         (["teacher.of=some", "teacher.upscaler=a"], "teacher.of: 'some' is none of all, jumps"),
         (["teacher.of=jumps", "teacher.upscaler=a"], "give a stage objective = .straight."),
         ([*STRAIGHT, "teacher.upscaler=a", "times.jumps=0"], "and times.jumps above 0"),
+        (["teacher.upscaler=a", 'teacher.by_preset={fog="b"}'], "teacher.by_preset: 'fog' is none of"),
+        (['teacher.by_preset={camera="b"}'], "teacher.upscaler must name"),
         (["teacher.cache=folder"], "teacher.upscaler must name"), (["teacher.steps=-1"], "teacher.steps"),
     ],
 )  # fmt: skip
@@ -384,7 +402,7 @@ def test_a_run_with_a_cache_asks_the_teacher_nothing(taught, tmp_path, monkeypat
     asked = []
     ask = Upscaler.__call__
     monkeypatch.setattr(
-        Upscaler, "__call__", lambda upscaler, lr, size: asked.append(len(lr)) or ask(upscaler, lr, size)
+        Upscaler, "__call__", lambda upscaler, lr, size: asked.append(len(lr.images)) or ask(upscaler, lr, size)
     )
     online, cached = (f"output.folder={tmp_path / name}" for name in ("online", "cached"))
     assert train(*settings, online).status == 0
@@ -460,6 +478,7 @@ def test_a_cache_of_something_else_is_refused(taught, photos, tmp_path, command)
     for change, message in (
         ("degrade.factor=[2,3]", "degrade.factor is [2.0, 4.0] there, [2.0, 3.0] now"),
         (f"teacher.upscaler={tmp_path / 'x2.safetensors'}", "teacher.upscaler is "),
+        (f'teacher.by_preset={{bicubic="{tmp_path / "x2.safetensors"}"}}', "teacher.by_preset is None there"),
         ("data.budgets=[{side=80,batch=4}]", "data.budgets is [[64, 4]] there, [[80, 4]] now"),
         ("seed=7", "seed is 0 there, 7 now"),
     ):

@@ -73,11 +73,17 @@ _ESRGAN_SECOND = replace(
 _ESRGAN_LAST = replace(
     _CLEAN, blur=0.8, kernels=(("sinc", 1.0),), modes=_ESRGAN_FIRST.modes, jpeg=1.0, jpeg_quality=(30, 95),
 )  # fmt: skip
+# Each fault may come without the others: grain without JPEG, as in scans, JPEG without grain
+_CAMERA = replace(
+    _CLEAN, blur=0.2, blur_sigma=(0.5, 2.0), modes=_ESRGAN_FIRST.modes, noise=0.7, gaussian_sigma=(1, 20),
+    poisson_scale=(0.1, 2.0), gray=0.3, jpeg=0.3, jpeg_quality=(50, 100),
+)  # fmt: skip
 
 PRESETS: dict[str, tuple[Degradation, ...]] = {
     "flowmapsr": (Degradation(),),
     "bicubic": (_CLEAN,),
     "real-esrgan": (_ESRGAN_FIRST, _ESRGAN_SECOND, _ESRGAN_LAST),
+    "camera": (_CAMERA,),
 }
 
 

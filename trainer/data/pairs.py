@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -39,9 +40,16 @@ class Degrade:
         check(self.upscale in ("preset", "bicubic"), 'degrade.upscale must be "preset" or "bicubic"')
 
 
+class Small(NamedTuple):
+    """A group's LR images (B / groups, 3, h, w) in [0, 1] as they were, and the preset that made them."""
+
+    preset: str
+    images: Tensor
+
+
 def make_pairs(
     hr: Tensor, recipe: Degrade, negative: Tensor, generators: list[Generator]
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor, list[Small]]:
     """Degrade HR crops.
 
     Args:
@@ -52,15 +60,15 @@ def make_pairs(
 
     Returns:
         (target, lr, weight, small): target and lr (B, 3, H, W) in [0, 1], lr resized to the HR grid; weight (B,) of the
-        sample's loss, ``(factor / 4) ** -balance``; small, each group's LR images (B / groups, 3, h, w) as they were.
+        sample's loss, ``(factor / 4) ** -balance``; small, one for each group.
     """
     targets, lrs, weights, small = [], [], [], []
     parts = zip(hr.chunk(len(generators)), negative.chunk(len(generators)), generators, strict=True)
     for part, milder, generator in parts:
-        stages = _draw_preset(recipe, generator)
+        name, stages = _draw_preset(recipe, generator)
         factor = _log_uniform(*recipe.factor, generator)
-        small.append(degrade(part, factor, stages, generator))
-        lrs.append(_on_hr_grid(small[-1], part, stages, generator))
+        small.append(Small(name, degrade(part, factor, stages, generator)))
+        lrs.append(_on_hr_grid(small[-1].images, part, stages, generator))
         mild = part
         if milder.any():
             mild = degrade(part, _log_uniform(1.0, factor, generator), stages, generator)
@@ -74,13 +82,14 @@ def _on_hr_grid(lr: Tensor, hr: Tensor, stages: tuple[Degradation, ...], generat
     return to_hr_grid(lr, (hr.shape[-2], hr.shape[-1]), stages, generator)
 
 
-def _draw_preset(recipe: Degrade, generator: Generator) -> tuple[Degradation, ...]:
+def _draw_preset(recipe: Degrade, generator: Generator) -> tuple[str, tuple[Degradation, ...]]:
     names = list(recipe.presets)
     index = torch.multinomial(torch.tensor(list(recipe.presets.values())), 1, generator=generator)
-    stages = preset(names[int(index)])
+    name = names[int(index)]
+    stages = preset(name)
     if recipe.upscale == "bicubic":
         stages = (*stages[:-1], replace(stages[-1], upscale_modes=("bicubic",), grid_blur=0.0))
-    return stages
+    return name, stages
 
 
 def _log_uniform(low: float, high: float, generator: Generator) -> float:

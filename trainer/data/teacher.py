@@ -1,7 +1,7 @@
 """A teacher: any upscaler of the community, or a model of ours, whose picture of the LR image is the target."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -11,11 +11,15 @@ from ...flowmapsr_core.errors import UserError, check
 from ...flowmapsr_core.files.checkpoint import load_model
 from ...flowmapsr_core.files.safetensors_file import is_checkpoint_file
 from ...flowmapsr_core.files.sources import find_model
+from ...flowmapsr_core.images.degradation import PRESETS
 from ...flowmapsr_core.images.eight_bit import eight_bit
 from ...flowmapsr_core.images.resize import resize
 from ...flowmapsr_core.upscaling.community import CommunityUpscaler
 from ...flowmapsr_core.upscaling.host import TorchHost, find_dtype
 from ...flowmapsr_core.upscaling.pipeline import MAX_SCALE, upscale
+from .pairs import Small
+
+Paint = Callable[[Tensor, tuple[int, int]], Tensor]  # LR images (B, 3, h, w) to pictures (B, 3, *size), all in [0, 1]
 
 OF = ("all", "jumps")
 DISTANCES = ("hr", "picture")
@@ -32,6 +36,8 @@ class Teacher:
         upscaler: file of any super-resolution model that spandrel loads, ``.safetensors`` or a ``.pth`` that holds
             weights alone; or a FlowMapSR model as ``start_from`` names it, whose look ``vivid`` is the picture;
             empty for no teacher.
+        by_preset: others in its place, where a preset of ``degrade.presets`` made the LR image. So a model may keep to
+            its own pictures where they are good, and learn another's where they are not.
         of: "all": it gives every sample its target. "jumps": only those that are jumps, in the stages of objective
             "straight", while flow matching goes on with HR: its posterior mean is the faithful end of the dial, and
             one jump to time 0 the teacher's picture. Of a jump to s the target is s of HR and 1 - s of the picture, so
@@ -48,6 +54,7 @@ class Teacher:
     """
 
     upscaler: str = ""
+    by_preset: dict[str, str] = field(default_factory=dict)
     of: str = "all"
     distances: str = "hr"
     judged: str = "hr"
@@ -60,18 +67,21 @@ class Teacher:
         check(self.distances in DISTANCES, f"teacher.distances: {self.distances!r} is none of {known}")
         check(self.judged in DISTANCES, f"teacher.judged: {self.judged!r} is none of {known}")
         check(self.steps >= 0, "teacher.steps must be 0 or more")
-        named = bool(self.upscaler) or all(getattr(self, field.name) == field.default for field in fields(self))
-        check(named, "teacher.upscaler must name an upscaler's file, or a model")
+        for name in self.by_preset:
+            check(name in PRESETS, f"teacher.by_preset: {name!r} is none of {', '.join(PRESETS)}")
+        plain = (field for field in fields(self) if field.name != "by_preset")
+        given = self.by_preset or any(getattr(self, field.name) != field.default for field in plain)
+        check(bool(self.upscaler) or not given, "teacher.upscaler must name an upscaler's file, or a model")
 
     def share_of_hr(self, s: Tensor) -> Tensor:
         """How much of HR is in the targets of taught samples with these times s (B,); the rest is the picture."""
         return s if self.of == "jumps" else torch.zeros_like(s)
 
 
-def teacher_file(teacher: Teacher) -> Path:
-    """The file of its upscaler or model. Raises :class:`UserError` if there is none."""
-    path = find_model(Path(teacher.upscaler).expanduser())
-    check(path.is_file(), f"teacher.upscaler: {path}: no such file")
+def teacher_file(upscaler: str) -> Path:
+    """The file of an upscaler or model. Raises :class:`UserError` if there is none."""
+    path = find_model(Path(upscaler).expanduser())
+    check(path.is_file(), f"teacher: {path}: no such file")
     return path
 
 
@@ -79,26 +89,28 @@ class Upscaler:
     """The teacher at work. Raises :class:`UserError` if the file holds no super-resolution model from RGB to RGB."""
 
     def __init__(self, teacher: Teacher, device: torch.device) -> None:
-        path = teacher_file(teacher)
-        try:
-            self.paint = (_vivid if is_checkpoint_file(path) else CommunityUpscaler)(path, device)
-        except UserError as error:
-            raise UserError(f"teacher.upscaler: {error}") from error
+        self.paint = _painter(teacher.upscaler, device)
+        self.by_preset = {preset: _painter(name, device) for preset, name in teacher.by_preset.items()}
 
-    def __call__(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """Pictures (B, 3, *size) of LR images (B, 3, h, w), both in [0, 1], in the 256 steps of a picture file."""
-        return self.paint(lr, size)
+    def __call__(self, small: Small, size: tuple[int, int]) -> Tensor:
+        """Pictures (B, 3, *size) in [0, 1] of LR images, in the 256 steps of a picture file."""
+        return self.by_preset.get(small.preset, self.paint)(small.images, size)
 
-    def of_groups(self, lrs: list[Tensor], rows: Tensor, size: tuple[int, int]) -> Tensor:
-        """Pictures (n, 3, *size) of those n of a micro-batch's LR images that ``rows`` (B,) picks, n above 0.
-
-        ``lrs`` are the images of each group, (B / groups, 3, h, w).
-        """
-        parts = zip(lrs, rows.chunk(len(lrs)), strict=True)
-        return torch.cat([self(lr[part], size) for lr, part in parts if part.any()])
+    def of_groups(self, groups: list[Small], rows: Tensor, size: tuple[int, int]) -> Tensor:
+        """Pictures (n, 3, *size) of those n of a micro-batch's LR images that ``rows`` (B,) picks, n above 0."""
+        parts = zip(groups, rows.chunk(len(groups)), strict=True)
+        return torch.cat([self(Small(lr.preset, lr.images[part]), size) for lr, part in parts if part.any()])
 
 
-def _vivid(path: Path, device: torch.device) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+def _painter(upscaler: str, device: torch.device) -> Paint:
+    path = teacher_file(upscaler)
+    try:
+        return (_vivid if is_checkpoint_file(path) else CommunityUpscaler)(path, device)
+    except UserError as error:
+        raise UserError(f"teacher: {error}") from error
+
+
+def _vivid(path: Path, device: torch.device) -> Paint:
     """What :class:`CommunityUpscaler` is for a model of ours; what it does not enlarge so far is resized."""
     model = load_model(path, device=device, dtype=find_dtype("auto", TorchHost(device)))
 

@@ -11,13 +11,13 @@ from torch import Generator, Tensor
 
 from ...flowmapsr_core.method.flow import Velocity, conditional_velocity, interpolant, per_sample
 from ...flowmapsr_core.model import Model
-from ..data.pairs import make_pairs
+from ..data.pairs import Small, make_pairs
 from ..objectives import JUMPS, LOOK_AHEAD, USE_VELOCITY, flow_matching_target, guided_velocity
 from ..recipe.recipe import CONSISTENT, Recipe, Stage
 
 GUIDED = ("guided", "adversarial")  # stages whose velocities are guided
 # The teacher's pictures (n, 3, H, W) of each group's LR images, those that a mask (B,) picks, at a size (H, W).
-Teach = Callable[[list[Tensor], Tensor, tuple[int, int]], Tensor]
+Teach = Callable[[list[Small], Tensor, tuple[int, int]], Tensor]
 
 
 @dataclass

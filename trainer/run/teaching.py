@@ -134,7 +134,8 @@ def made_of(recipe: Recipe, crops: PhotoCrops) -> dict[str, Any]:
     ]
     values = {
         "seed": recipe.seed,
-        "teacher.upscaler": _hash(teacher_file(teacher).read_bytes()),
+        "teacher.upscaler": _file_hash(teacher.upscaler),
+        "teacher.by_preset": {preset: _file_hash(name) for preset, name in teacher.by_preset.items()} or None,
         "teacher.of": teacher.of,
         "times.jumps": recipe.times.jumps if teacher.of == "jumps" else None,
         "data.budgets": [(budget.side, budget.batch) for budget in data.budgets],
@@ -148,6 +149,10 @@ def made_of(recipe: Recipe, crops: PhotoCrops) -> dict[str, Any]:
         "data.photos": _hash(json.dumps(buckets).encode()),
     }
     return json.loads(json.dumps(values))
+
+
+def _file_hash(upscaler: str) -> str:
+    return _hash(teacher_file(upscaler).read_bytes())
 
 
 def _hash(content: bytes) -> str:
