@@ -16,7 +16,7 @@ from .measures import Measure, Sample
 
 log = logging.getLogger("flowmapsr")
 
-EDITION = 1  # of the measures: figures of an earlier one are not taken
+EDITION = 2  # of the measures, and of how pictures are made: figures of an earlier one are not taken
 CROP = 256  # side of what is kept of a picture, in pixels
 
 Watch = Callable[[Maker, Sequence[Case]], Iterable[Case]]  # gives the cases one after another, and shows progress
