@@ -69,8 +69,8 @@ class Teacher:
         check(self.steps >= 0, "teacher.steps must be 0 or more")
         for name in self.by_preset:
             check(name in PRESETS, f"teacher.by_preset: {name!r} is none of {', '.join(PRESETS)}")
-        plain = (field for field in fields(self) if field.name != "by_preset")
-        given = self.by_preset or any(getattr(self, field.name) != field.default for field in plain)
+        plain = (setting for setting in fields(self) if setting.name != "by_preset")
+        given = self.by_preset or any(getattr(self, setting.name) != setting.default for setting in plain)
         check(bool(self.upscaler) or not given, "teacher.upscaler must name an upscaler's file, or a model")
 
     def share_of_hr(self, s: Tensor) -> Tensor:
@@ -78,10 +78,10 @@ class Teacher:
         return s if self.of == "jumps" else torch.zeros_like(s)
 
 
-def teacher_file(upscaler: str) -> Path:
-    """The file of an upscaler or model. Raises :class:`UserError` if there is none."""
+def teacher_file(upscaler: str, key: str) -> Path:
+    """The file of an upscaler or model that a recipe's key names. Raises :class:`UserError` if there is none."""
     path = find_model(Path(upscaler).expanduser())
-    check(path.is_file(), f"teacher: {path}: no such file")
+    check(path.is_file(), f"{key}: {path}: no such file")
     return path
 
 
@@ -89,8 +89,9 @@ class Upscaler:
     """The teacher at work. Raises :class:`UserError` if the file holds no super-resolution model from RGB to RGB."""
 
     def __init__(self, teacher: Teacher, device: torch.device) -> None:
-        self.paint = _painter(teacher.upscaler, device)
-        self.by_preset = {preset: _painter(name, device) for preset, name in teacher.by_preset.items()}
+        self.paint = _painter(teacher.upscaler, "teacher.upscaler", device)
+        others = teacher.by_preset.items()
+        self.by_preset = {preset: _painter(name, "teacher.by_preset", device) for preset, name in others}
 
     def __call__(self, small: Small, size: tuple[int, int]) -> Tensor:
         """Pictures (B, 3, *size) in [0, 1] of LR images, in the 256 steps of a picture file."""
@@ -99,15 +100,15 @@ class Upscaler:
     def of_groups(self, groups: list[Small], rows: Tensor, size: tuple[int, int]) -> Tensor:
         """Pictures (n, 3, *size) of those n of a micro-batch's LR images that ``rows`` (B,) picks, n above 0."""
         parts = zip(groups, rows.chunk(len(groups)), strict=True)
-        return torch.cat([self(Small(lr.preset, lr.images[part]), size) for lr, part in parts if part.any()])
+        return torch.cat([self(Small(preset, lr[part]), size) for (preset, lr), part in parts if part.any()])
 
 
-def _painter(upscaler: str, device: torch.device) -> Paint:
-    path = teacher_file(upscaler)
+def _painter(upscaler: str, key: str, device: torch.device) -> Paint:
+    path = teacher_file(upscaler, key)
     try:
         return (_vivid if is_checkpoint_file(path) else CommunityUpscaler)(path, device)
     except UserError as error:
-        raise UserError(f"teacher: {error}") from error
+        raise UserError(f"{key}: {error}") from error
 
 
 def _vivid(path: Path, device: torch.device) -> Paint:

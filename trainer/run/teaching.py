@@ -132,10 +132,11 @@ def made_of(recipe: Recipe, crops: PhotoCrops) -> dict[str, Any]:
         for _, buckets in crops.budgets
         for shape, photos in buckets.items()
     ]
+    others = {preset: _file_hash(name, "teacher.by_preset") for preset, name in teacher.by_preset.items()}
     values = {
         "seed": recipe.seed,
-        "teacher.upscaler": _file_hash(teacher.upscaler),
-        "teacher.by_preset": {preset: _file_hash(name) for preset, name in teacher.by_preset.items()} or None,
+        "teacher.upscaler": _file_hash(teacher.upscaler, "teacher.upscaler"),
+        "teacher.by_preset": others or None,
         "teacher.of": teacher.of,
         "times.jumps": recipe.times.jumps if teacher.of == "jumps" else None,
         "data.budgets": [(budget.side, budget.batch) for budget in data.budgets],
@@ -151,8 +152,8 @@ def made_of(recipe: Recipe, crops: PhotoCrops) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def _file_hash(upscaler: str) -> str:
-    return _hash(teacher_file(upscaler).read_bytes())
+def _file_hash(upscaler: str, key: str) -> str:
+    return _hash(teacher_file(upscaler, key).read_bytes())
 
 
 def _hash(content: bytes) -> str:
